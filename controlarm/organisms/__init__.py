@@ -1,0 +1,1 @@
+"""Organisms: tiny language models pretrained from scratch, so that what they already know is known."""

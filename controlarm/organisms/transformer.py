@@ -1,0 +1,136 @@
+"""A Llama-shaped transformer whose leading axis is the run: one program trains many models.
+
+Weights are ``[run, in, out]``; every matrix product is a batched product over runs, so runs never mix. The architecture is
+that of Hugging Face's ``LlamaForCausalLM`` (RMSNorm, rotary positions, SwiGLU, tied embedding), so ``export`` is a renaming.
+Attention is explicit: for short sequences and small heads it beats the fused kernel on a CPU.
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from controlarm.organisms.tokenizer import PAD, VOCAB_SIZE
+
+
+class Shape(NamedTuple):
+    """Sizes of an organism; 0.34 million parameters."""
+
+    hidden: int = 96
+    layers: int = 3
+    heads: int = 3
+    inner: int = 256
+    vocab: int = VOCAB_SIZE
+
+    @property
+    def head(self) -> int:
+        """Width of one attention head."""
+        return self.hidden // self.heads
+
+
+NORM_EPS = 1e-5
+ROPE_THETA = 10_000.0
+MASKED = -1e9
+
+Weights = dict[str, Tensor]
+"""Name → ``[run, ...]``. Names: embed, norm, and per layer i: i.q i.k i.v i.o i.gate i.up i.down i.norm1 i.norm2."""
+
+
+def parameter_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Name → shape without the run axis, in the order of the forward pass."""
+    sizes: dict[str, tuple[int, ...]] = {"embed": (shape.vocab, shape.hidden)}
+    for i in range(shape.layers):
+        sizes |= {f"{i}.norm1": (shape.hidden,)}
+        sizes |= {f"{i}.{name}": (shape.hidden, shape.hidden) for name in ("q", "k", "v", "o")}
+        sizes |= {f"{i}.norm2": (shape.hidden,)}
+        sizes |= {f"{i}.{name}": (shape.hidden, shape.inner) for name in ("gate", "up")}
+        sizes |= {f"{i}.down": (shape.inner, shape.hidden)}
+    return sizes | {"norm": (shape.hidden,)}
+
+
+def rms_norm(x: Float[Tensor, "run *rest hidden"], scale: Float[Tensor, "run hidden"]) -> Tensor:
+    """x / rms(x) · scale, the mean square in float32 (arXiv:1910.07467)."""
+    wide = x.float()
+    normal = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + NORM_EPS)
+    return normal.to(x.dtype) * scale.view(scale.shape[0], *([1] * (x.ndim - 2)), -1)
+
+
+def rotary(
+    positions: Int[Tensor, " token"], head: int, dtype: torch.dtype
+) -> tuple[Float[Tensor, "token head"], Float[Tensor, "token head"]]:
+    """Cosines and sines of RoPE (arXiv:2104.09864), halves duplicated as in Llama."""
+    frequency = ROPE_THETA ** -(torch.arange(0, head, 2, device=positions.device) / head)
+    angle = (positions[:, None] * frequency).repeat(1, 2)
+    return angle.cos().to(dtype), angle.sin().to(dtype)
+
+
+def rotate(x: Float[Tensor, "*batch token head"], cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate each pair (i, i + head/2) by its position's angle."""
+    half = x.shape[-1] // 2
+    turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return x * cos + turned * sin
+
+
+def project(x: Float[Tensor, "run row a"], weight: Float[Tensor, "run a b"]) -> Tensor:
+    """Every run's rows through its own matrix."""
+    return torch.bmm(x, weight)
+
+
+def embed(weights: Weights, tokens: Int[Tensor, "run row"], dtype: torch.dtype) -> Tensor:
+    """Rows of each run's table by one-hot product: its backward pass is a product too, not a scatter."""
+    one_hot = torch.nn.functional.one_hot(tokens, weights["embed"].shape[1]).to(dtype)
+    return torch.bmm(one_hot, weights["embed"])
+
+
+def mlp(weights: Weights, i: int, x: Float[Tensor, "run row hidden"]) -> Tensor:
+    """SwiGLU (arXiv:2002.05202)."""
+    gate = torch.nn.functional.silu(project(x, weights[f"{i}.gate"]))
+    return project(gate * project(x, weights[f"{i}.up"]), weights[f"{i}.down"])
+
+
+def attention_mask(tokens: Int[Tensor, "run rollout token"]) -> Bool[Tensor, "run rollout 1 token token"]:
+    """Causal, padding hidden; a position always sees itself, so no row of the softmax is empty."""
+    length = tokens.shape[-1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
+    self_only = torch.eye(length, dtype=torch.bool, device=tokens.device)
+    seen = (tokens != PAD)[:, :, None, :]
+    return ((seen & causal) | self_only)[:, :, None]
+
+
+def hidden_states(
+    weights: Weights, tokens: Int[Tensor, "run rollout token"], shape: Shape
+) -> Float[Tensor, "run rollout token hidden"]:
+    """Final hidden states of whole sequences, normalised; compute dtype is that of the weights."""
+    runs, rollouts, length = tokens.shape
+    dtype = weights["embed"].dtype
+    positions = torch.arange(length, device=tokens.device)
+    cos, sin = rotary(positions, shape.head, dtype)
+    bias = torch.where(attention_mask(tokens), 0.0, MASKED)
+
+    def heads(flat: Tensor) -> Tensor:
+        return flat.view(runs, rollouts, length, shape.heads, shape.head).transpose(2, 3)
+
+    x = embed(weights, tokens.flatten(1), dtype)
+    for i in range(shape.layers):
+        h = rms_norm(x, weights[f"{i}.norm1"])
+        q, k, v = (heads(project(h, weights[f"{i}.{name}"])) for name in "qkv")
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        scores = (q @ k.transpose(-1, -2)).float() * shape.head**-0.5 + bias
+        mixed = torch.softmax(scores, dim=-1).to(dtype) @ v
+        x = x + project(mixed.transpose(2, 3).reshape(x.shape), weights[f"{i}.o"])
+        x = x + mlp(weights, i, rms_norm(x, weights[f"{i}.norm2"]))
+    return rms_norm(x, weights["norm"]).view(runs, rollouts, length, shape.hidden)
+
+
+def logits(
+    weights: Weights, hidden: Float[Tensor, "run *rest hidden"]
+) -> Float[Tensor, "run *rest vocab"]:
+    """Next-token logits in float32, from the tied embedding."""
+    flat = hidden.flatten(1, -2)
+    return torch.bmm(flat, weights["embed"].transpose(1, 2)).float().view(*hidden.shape[:-1], -1)
+
+
+def cast(weights: Weights, dtype: torch.dtype) -> Weights:
+    """The compute copy of float32 master weights; gradients flow back through it."""
+    return {name: w.to(dtype) for name, w in weights.items()}

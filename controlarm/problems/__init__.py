@@ -1,0 +1,1 @@
+"""Problem sets, one file each."""

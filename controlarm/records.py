@@ -1,0 +1,51 @@
+"""What travels along the journey: problem, prompt, rollout, group, grade, sample. Frozen, documented, no behaviour."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Verdict = Literal["right", "wrong", "no_answer", "unknown"]
+"""`no_answer`: nothing to grade was found. `unknown`: the grader gave up (counted, never a silent wrong)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Problem:
+    """One question with a known answer."""
+
+    id: str
+    """Unique within its set and stable: coins and labels are keyed by it. Example: ``"347+28-9"``."""
+    text: str
+    """Example: ``"Ann has 347 pens, gets 28 more and then loses 9. How many pens now?"``."""
+    answer: str
+    """The gold answer. Example: ``"366"``."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rollout:
+    """One sampled completion of one problem's prompt."""
+
+    problem: Problem
+    sample: int
+    """Index within the group, 0-based."""
+    tokens: tuple[int, ...]
+    """Completion tokens, the end token included when it was sampled. Length 1 to max_tokens."""
+    logprobs: tuple[float, ...]
+    """Log-probability (nats) of each token under the policy that sampled it, temperature 1."""
+    text: str
+    truncated: bool
+    """True when max_tokens came before the end token."""
+    entropy: float
+    """Mean over tokens of the sampling distribution's entropy, in nats."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Grade:
+    """What the grader says of one completion. An arm's reward may differ; only ground_truth pays the strict verdict."""
+
+    strict: Verdict
+    """The answer must stand in the last balanced ``\\boxed{}``."""
+    lenient: Verdict
+    """Any final answer counts: box, then "answer is …", then the last number."""
+    boxed: str | None
+    """Content of the last balanced non-empty box, stripped; None without one."""
+    answer: str | None
+    """What the lenient verdict looked at; None when nothing was found."""
