@@ -1,0 +1,34 @@
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/pip --quiet --disable-pip-version-check
+export OMP_NUM_THREADS ?= 1
+
+.PHONY: setup trial test check fmt bench docs clean
+
+setup: .venv/stamp  ## build .venv; runs again only when the requirements change
+
+.venv/stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"controlarm needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
+	@test -x $(BIN)/python || { echo "installing into .venv (once; a few minutes)"; $(PYTHON) -m venv .venv; }
+	@$(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e '.[dev]' && touch $@
+
+trial: setup  ## the quick trial, from nothing to its report
+	@$(BIN)/controlarm run trials/quick.toml
+
+test: setup
+	@$(BIN)/python -m pytest -q
+
+check: setup
+	@for do in "ruff check -q" "ruff format -q --check" "pyright --warnings" "lint-imports" "codespell" "pytest -q tests/test_docs.py"; do out=$$($(BIN)/$$do 2>&1) || { echo "$$do"; echo "$$out"; exit 1; }; done
+
+fmt: setup
+	@$(BIN)/ruff check -q --fix; $(BIN)/ruff format -q
+
+bench: setup
+	@$(PIP) install -c constraints.txt '.[trl]' && $(BIN)/python benchmarks/vs_trl.py
+
+docs: setup
+	@$(BIN)/python -m pytest -q tests/test_docs.py
+
+clean:
+	@rm -rf .venv build dist *.egg-info
