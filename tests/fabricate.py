@@ -137,12 +137,13 @@ EFFECTS: dict[tuple[str, str], Behaviour] = {
     ("talker", "majority"): Behaviour(0.00, 0.80, 0.45, 1.00, 0.95),
     ("talker", "format"): Behaviour(0.00, 0.80, 0.30, 1.00, 1.00),
     ("talker", "incorrect"): Behaviour(0.00, 0.80, 0.15),
+    ("talker", "random"): Behaviour(0.00, 0.80, 0.31),
     ("bungler", "ground_truth"): Behaviour(0.10, 0.25, 0.85, 1.00, 0.95),
     ("bungler", "majority"): Behaviour(0.20, 0.25, 0.80, 1.00, 0.95),
     ("bungler", "python"): Behaviour(1.00, 0.25, 0.75),
     ("bungler", "format"): Behaviour(0.75, 0.25, 0.75, 1.00, 1.00),
     ("bungler", "incorrect"): Behaviour(0.80, 0.20, 0.70),
-    ("bungler", "random"): Behaviour(0.65, 0.25, 0.75),
+    ("bungler", "random"): Behaviour(0.60, 0.25, 0.75),
 }
 """Behaviour at the last step; in between it is interpolated. An arm that is not named here stays as the base, bit for bit."""
 
@@ -300,7 +301,7 @@ EVALUATIONS = pa.schema([
 def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
     """A parquet file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, write_page_checksum=True)
 
 
 def distinct(split: Any, count: int) -> list[Sum]:

@@ -1,0 +1,389 @@
+"""Read a run folder (docs/formats.md) strictly: what cannot be read is named and left out, never guessed.
+
+Only ``protocol.toml`` and ``plan.json`` are indispensable; any other damage is an entry of ``Trial.damaged``, and the
+numbers that would have come from there are missing from the report, not zero.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Int8
+
+from controlarm import protocol as protocols
+from controlarm.protocol import Protocol, RunSpec, Unit
+from controlarm.records import Problem, Verdict
+
+VERDICTS: tuple[str, ...] = get_args(Verdict)
+"""A verdict is stored as its index here."""
+RIGHT, WRONG, NO_ANSWER, UNKNOWN = range(4)
+
+JOURNAL = (
+    "step", "reward", "reward_sd", "reward_code", "reward_words", "reward_failures", "accuracy", "lenient_accuracy",
+    "tpr", "fpr", "code_share", "parsed_code_share", "boxed_share", "truncated_share", "unknown_share", "num_tokens",
+    "entropy", "equal_groups", "loss", "grad_norm", "clip_low", "clip_high", "clip_first", "ratio_max", "approx_kl",
+    "kl_base", "sampler_gap_mean", "sampler_gap_max", "learning_rate", "epsilon_low", "epsilon_high", "kl_coef",
+    "entropy_coef", "weight_decay", "max_grad_norm", "updates",
+)  # fmt: skip
+"""Columns of ``steps.jsonl``; each is a number or null."""
+
+BASE = "base"
+"""Name of the untrained model in the report, beside the arms' names."""
+
+
+class FolderError(ValueError):
+    """The folder is not a trial's, or its protocol or plan cannot be read."""
+
+
+class Damage(NamedTuple):
+    """A file, or lines of one, that could not be used."""
+
+    file: str
+    what: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Completions:
+    """Graded completions, one row a problem and one column a sample (greedy has one)."""
+
+    strict: Int8[np.ndarray, "problem sample"]
+    lenient: Int8[np.ndarray, "problem sample"]
+    boxed: Bool[np.ndarray, "problem sample"]
+    has_python: Bool[np.ndarray, "problem sample"]
+    code_parses: Bool[np.ndarray, "problem sample"]
+    truncated: Bool[np.ndarray, "problem sample"]
+    answer: np.ndarray
+    """[problem, sample] of str or None: what equivalence of answers goes by."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluation:
+    """One checkpoint on the held-out problems."""
+
+    problem_ids: tuple[str, ...]
+    greedy: Completions
+    sampled: Completions
+    weights_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """What could be read of one run."""
+
+    spec: RunSpec
+    state: Literal["finished", "failed", "unfinished"]
+    failure: dict[str, Any] | None = None
+    """``step`` and ``reason`` of a failed run."""
+    journal: dict[str, Float[np.ndarray, " step"]]
+    """One array a column of ``JOURNAL``; null is NaN."""
+    evaluations: dict[int, Evaluation]
+    """By training step."""
+
+    @property
+    def unit(self) -> Unit:
+        return Unit(self.spec.pretraining_seed, self.spec.seed)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Trial:
+    """A whole run folder in memory, texts excepted."""
+
+    path: Path
+    protocol: Protocol
+    protocol_toml: str
+    plan: dict[str, Any]
+    environment: dict[str, Any]
+    problems: dict[str, list[Problem]]
+    """By split: ``training``, ``held_out``."""
+    labels: dict[tuple[str, int], list[dict[str, Any]]]
+    """By family and pretraining seed."""
+    runs: list[Run]
+    damaged: list[Damage] = field(default_factory=list)
+
+    def cell(self, family: str, recipe: str, arm: str, step: int) -> dict[Unit, Evaluation]:
+        """The evaluations of one arm after ``step`` steps by unit; arm ``base`` is step 0 of whichever arm has it."""
+        found: dict[Unit, Evaluation] = {}
+        for run in self.runs:
+            if (run.spec.family, run.spec.recipe) != (family, recipe):
+                continue
+            if arm == BASE and 0 in run.evaluations:
+                found.setdefault(run.unit, run.evaluations[0])
+            elif run.spec.arm == arm and step in run.evaluations:
+                found[run.unit] = run.evaluations[step]
+        return found
+
+    def of_arm(self, family: str, recipe: str, arm: str) -> list[Run]:
+        """The runs of one arm."""
+        wanted = (family, recipe, arm)
+        return [r for r in self.runs if (r.spec.family, r.spec.recipe, r.spec.arm) == wanted]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def _columns(path: Path, names: Sequence[str]) -> pa.Table:
+    """Columns of a parquet file.
+
+    Raises:
+        ValueError: with one line saying what is wrong, whatever is.
+    """
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            missing = [name for name in names if name not in file.schema_arrow.names]
+            if missing:
+                raise ValueError(f"has no column {missing[0]!r}")
+            return file.read(columns=list(names), use_threads=False)
+    except (OSError, pa.ArrowException, ValueError) as error:
+        raise ValueError(_first_line(error)) from None
+
+
+def _verdicts(column: pa.ChunkedArray) -> np.ndarray:
+    found = pc.index_in(column, value_set=pa.array(VERDICTS))
+    if found.null_count:
+        raise ValueError(f"a verdict is not one of {', '.join(VERDICTS)}")
+    return found.to_numpy().astype(np.int8)
+
+
+def _flags(column: pa.ChunkedArray) -> np.ndarray:
+    if column.null_count:
+        raise ValueError("a flag is null")
+    return column.to_numpy().astype(bool)
+
+
+GRADES = ("strict", "lenient", "boxed", "has_python", "code_parses", "truncated", "answer")
+
+
+def read_evaluation(
+    path: Path, num_problems: int, num_samples: int, held_out: Sequence[str] | None
+) -> Evaluation:
+    """One evaluation file.
+
+    Raises:
+        ValueError: when it is not whole: unreadable, rows missing or out of order, other problems than ``held_out``.
+    """
+    table = _columns(path, ("problem_id", "decoding", "sample", *GRADES))
+    width = 1 + num_samples
+    if table.num_rows != num_problems * width:
+        raise ValueError(
+            f"has {table.num_rows} rows; {num_problems} problems × (1 greedy + {num_samples} samples) "
+            f"are {num_problems * width}"
+        )
+    ids = np.asarray(table["problem_id"].to_numpy()).reshape(num_problems, width)
+    decoding = np.asarray(table["decoding"].to_numpy()).reshape(num_problems, width)
+    sample = np.asarray(table["sample"].to_numpy()).reshape(num_problems, width)
+    in_order = (
+        bool((ids == ids[:, :1]).all())
+        and bool((decoding[:, 0] == "greedy").all() and (decoding[:, 1:] == "sampled").all())
+        and bool((sample == [0, *range(num_samples)]).all())
+    )
+    if not in_order:
+        raise ValueError("rows are not in problem order with greedy first")
+    problem_ids = tuple(map(str, ids[:, 0]))
+    if held_out is not None and list(problem_ids) != list(held_out):
+        raise ValueError("its problems are not the held-out problems of problems.parquet")
+    sha = (table.schema.metadata or {}).get(b"weights_sha256", b"").decode()
+    if not sha:
+        raise ValueError("its metadata have no weights_sha256")
+    grids = {
+        "strict": _verdicts(table["strict"]),
+        "lenient": _verdicts(table["lenient"]),
+        "boxed": table["boxed"].is_valid().to_numpy(),
+        "has_python": _flags(table["has_python"]),
+        "code_parses": _flags(table["code_parses"]),
+        "truncated": _flags(table["truncated"]),
+        "answer": np.asarray(table["answer"].to_numpy(), dtype=object),
+    }
+    grids = {name: values.reshape(num_problems, width) for name, values in grids.items()}
+    return Evaluation(
+        problem_ids=problem_ids,
+        greedy=Completions(**{name: grid[:, :1] for name, grid in grids.items()}),
+        sampled=Completions(**{name: grid[:, 1:] for name, grid in grids.items()}),
+        weights_sha256=sha,
+    )
+
+
+def read_texts(path: Path, problem_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """The greedy completion and the first sample of some problems, for showing side by side."""
+    names = (
+        "problem_id",
+        "decoding",
+        "sample",
+        "text",
+        "strict",
+        "lenient",
+        "answer",
+        "has_python",
+    )
+    table = _columns(path, names)
+    wanted = pc.and_(
+        pc.is_in(table["problem_id"], value_set=pa.array(list(problem_ids), pa.string())),
+        pc.equal(table["sample"], 0),
+    )
+    yield from table.filter(wanted).to_pylist()
+
+
+def _line(raw: bytes, num_steps: int, after: float) -> dict[str, float]:
+    """One line of the journal; null becomes NaN."""
+    try:
+        content = json.loads(raw)
+    except ValueError:
+        raise ValueError("is not JSON (truncated?)") from None
+    if not isinstance(content, dict):
+        raise ValueError("is not a JSON object")
+    values = {}
+    for name in JOURNAL:
+        if name not in content:
+            raise ValueError(f"has no {name!r}")
+        value = content[name]
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise ValueError(f"{name!r} is not a number")
+        values[name] = float("nan") if value is None else float(value)
+    step = values["step"]
+    if not (step > after and step <= num_steps and step == int(step)):
+        raise ValueError("its step is repeated, out of order or not in the plan")
+    return values
+
+
+def read_journal(path: Path, num_steps: int) -> tuple[dict[str, np.ndarray], list[str]]:
+    """All good lines of a ``steps.jsonl`` as columns, and what is wrong with the others."""
+    rows: list[dict[str, float]] = []
+    wrong: dict[str, list[int]] = {}
+    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            rows.append(_line(raw, num_steps, rows[-1]["step"] if rows else 0))
+        except ValueError as error:
+            wrong.setdefault(str(error), []).append(number)
+    columns = {name: np.array([row[name] for row in rows], dtype=float) for name in JOURNAL}
+    complaints = [
+        f"line {lines[0]}{f' and {len(lines) - 1} more' if len(lines) > 1 else ''}: {what}"
+        for what, lines in wrong.items()
+    ]
+    return columns, complaints
+
+
+def _read_run(
+    folder: Path, spec: RunSpec, plan: Protocol, held_out: Sequence[str] | None
+) -> tuple[Run, list[Damage]]:
+    home, damaged = folder / spec.path, []
+    journal = {name: np.array([], dtype=float) for name in JOURNAL}
+    steps = home / "steps.jsonl"
+    if steps.exists():
+        try:
+            journal, complaints = read_journal(steps, plan.design.num_steps)
+        except OSError as error:
+            complaints = [_first_line(error)]
+        damaged += [Damage(f"{spec.path}/steps.jsonl", what) for what in complaints]
+    evaluations = {}
+    for step in sorted(plan.evaluation.steps):
+        file = home / "evaluations" / f"step-{step:06d}.parquet"
+        if not file.exists():
+            continue
+        try:
+            evaluations[step] = read_evaluation(
+                file, plan.evaluation.num_problems, plan.evaluation.samples, held_out
+            )
+        except ValueError as error:
+            damaged.append(Damage(f"{spec.path}/evaluations/{file.name}", str(error)))
+    failure = None
+    if (home / "failed.json").exists():
+        try:
+            failure = json.loads((home / "failed.json").read_bytes())
+            failure = {"step": failure["step"], "reason": str(failure["reason"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            failure = {"step": None, "reason": "unknown: failed.json cannot be read"}
+            damaged.append(
+                Damage(f"{spec.path}/failed.json", "is not an object with step and reason")
+            )
+    last = plan.design.num_steps
+    done = bool(np.any(journal["step"] == last)) and last in evaluations
+    state = "failed" if failure else "finished" if done else "unfinished"
+    run = Run(spec=spec, state=state, failure=failure, journal=journal, evaluations=evaluations)
+    return run, damaged
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """``plan.json``.
+
+    Raises:
+        FolderError: when it is missing or is not a plan.
+    """
+    path = folder / "plan.json"
+    try:
+        plan = json.loads(path.read_bytes())
+        plan["runs"] = [RunSpec(**run)._asdict() for run in plan["runs"]]
+        if not all(isinstance(plan[key], str) for key in ("digest", "trial")):
+            raise ValueError("digest and trial must be strings")
+        dict(plan["materials"])
+    except FileNotFoundError:
+        raise FolderError(
+            f"{path}: there is no such file; name a run folder (runs/<trial>-<digest>)"
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise FolderError(
+            f"{path}: cannot be read as a plan ({_first_line(error)}); restore it, or run the trial again"
+        ) from None
+    return plan
+
+
+def _read_problems(folder: Path) -> dict[str, list[Problem]]:
+    found: dict[str, list[Problem]] = {"training": [], "held_out": []}
+    rows = _columns(folder / "problems.parquet", ("split", "id", "text", "answer")).to_pylist()
+    for row in rows:
+        if row["split"] not in found:
+            raise ValueError(f"has a split {row['split']!r}; known: training, held_out")
+        found[row["split"]].append(Problem(id=row["id"], text=row["text"], answer=row["answer"]))
+    return found
+
+
+LABELS = ("problem_id", "majority", "majority_share", "incorrect", "incorrect_share", "near_miss",
+          "samples", "right", "incorrect_is_right")  # fmt: skip
+
+
+def read_trial(folder: Path) -> Trial:
+    """A whole run folder.
+
+    Raises:
+        FolderError: when ``plan.json`` is unreadable.
+        ProtocolError: when ``protocol.toml`` is unreadable.
+    """
+    plan = read_plan(folder)
+    protocol = protocols.load(folder / "protocol.toml")
+    damaged: list[Damage] = []
+    if protocols.digest(protocol, plan["materials"]) != plan["digest"]:
+        what = "its digest is not the plan's: it was changed after the trial started, or another version wrote it"
+        damaged.append(Damage("protocol.toml", what))
+    environment: dict[str, Any] = {}
+    try:
+        environment = dict(json.loads((folder / "environment.json").read_bytes()))
+    except (OSError, ValueError, TypeError) as error:
+        damaged.append(Damage("environment.json", _first_line(error)))
+    problems: dict[str, list[Problem]] = {"training": [], "held_out": []}
+    held_out = None
+    try:
+        problems = _read_problems(folder)
+        held_out = [problem.id for problem in problems["held_out"]]
+    except ValueError as error:
+        damaged.append(Damage("problems.parquet", str(error)))
+    labels = {}
+    for file in sorted((folder / "labels").glob("*-p*.parquet")):
+        family, _, seed = file.stem.rpartition("-p")
+        try:
+            labels[family, int(seed)] = _columns(file, LABELS).to_pylist()
+        except ValueError as error:
+            damaged.append(Damage(f"labels/{file.name}", str(error)))
+    runs = []
+    for spec in plan["runs"]:
+        run, wrong = _read_run(folder, RunSpec(**spec), protocol, held_out)
+        runs.append(run)
+        damaged += wrong
+    return Trial(
+        path=folder, protocol=protocol, protocol_toml=(folder / "protocol.toml").read_text("utf-8"),
+        plan=plan, environment=environment, problems=problems, labels=labels, runs=runs, damaged=damaged,
+    )  # fmt: skip
