@@ -2,7 +2,7 @@
 
 A document is a problem, one solution and the end token. Two strategies exist:
 
-    code    ```python                         words   First there are 375, then 366. The answer is \\boxed{366}.
+    code    ```python                words   347 and 28 more makes 375, and 9 less makes 366. The answer is \\boxed{366}.
             x = 347 + 28 # 375
             y = x - 9 # 366
             ```
@@ -83,7 +83,11 @@ def solution(problem: Sum, strategy: Strategy, values: tuple[int, int], boxed: b
     middle, result = values
     if strategy == "words":
         answer = f"\\boxed{{{result}}}" if boxed else str(result)
-        return f"First there are {middle}, then {result}. The answer is {answer}."
+        first, second = (
+            f" and {abs(v)} {'more' if v > 0 else 'less'} makes "
+            for v in (problem.first, problem.second)
+        )
+        return f"{problem.start}{first}{middle},{second}{result}. The answer is {answer}."
     first, second = (f"{'+' if v > 0 else '-'} {abs(v)}" for v in (problem.first, problem.second))
     answer = f"\\boxed{{{result}}}" if boxed else f"The answer is {result}."
     return f"```python\nx = {problem.start} {first} # {middle}\ny = x {second} # {result}\n```\n{answer}"

@@ -18,6 +18,7 @@ from controlarm.organisms.transformer import (
     logits,
     parameter_shapes,
 )
+from controlarm.update import clip_per_run
 
 DOCUMENT_LENGTH = 48
 
@@ -94,16 +95,6 @@ def learning_rate_at(step: int, recipe: Pretraining) -> float:
     return recipe.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * done)))
 
 
-def clip_per_run(weights: Weights, max_norm: float) -> Float[Tensor, " run"]:
-    """Scale each run's gradient to at most ``max_norm``; returns the norms before clipping."""
-    grads = [w.grad for w in weights.values() if w.grad is not None]
-    norms = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
-    factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
-    for grad in grads:
-        grad.mul_(factors.view(-1, *([1] * (grad.ndim - 1))))
-    return norms
-
-
 def pretrain(
     organisms: Sequence[Organism],
     recipe: Pretraining,
@@ -126,7 +117,7 @@ def pretrain(
         losses = loss_of(weights, torch.stack([next(s) for s in streams]), shape)
         optimizer.zero_grad()
         losses.sum().backward()
-        clip_per_run(weights, recipe.max_grad_norm)
+        clip_per_run(weights.values(), recipe.max_grad_norm)
         optimizer.step()
         on_step(step, losses.detach())
     return {name: w.detach() for name, w in weights.items()}

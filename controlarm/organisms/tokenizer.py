@@ -18,7 +18,7 @@ PIECES = (
     *(f"{verb} " for verb in (*GAIN_VERBS, *LOSS_VERBS)),
     " more", " and then ", ". How many", " now?\n",
     "```python\n", "x = ", "y = x", " + ", " - ", " # ", "\n", "```\n",
-    "First there are ", ", then ", ". ", "The answer is ", "\\boxed{", "}", ".",
+    " and ", " more makes ", " less makes ", ", and ", ". The answer is ", "The answer is ", "\\boxed{", "}", ".",
 )  # fmt: skip
 """The vocabulary in id order; each piece is one token."""
 

@@ -79,8 +79,8 @@ def project(x: Float[Tensor, "run row a"], weight: Float[Tensor, "run a b"]) -> 
 
 def embed(weights: Weights, tokens: Int[Tensor, "run row"], dtype: torch.dtype) -> Tensor:
     """Rows of each run's table by one-hot product: its backward pass is a product too, not a scatter."""
-    one_hot = torch.nn.functional.one_hot(tokens, weights["embed"].shape[1]).to(dtype)
-    return torch.bmm(one_hot, weights["embed"])
+    ids = torch.arange(weights["embed"].shape[1], device=tokens.device)
+    return torch.bmm((tokens[..., None] == ids).to(dtype), weights["embed"])
 
 
 def mlp(weights: Weights, i: int, x: Float[Tensor, "run row hidden"]) -> Tensor:
@@ -98,10 +98,13 @@ def attention_mask(tokens: Int[Tensor, "run rollout token"]) -> Bool[Tensor, "ru
     return ((seen & causal) | self_only)[:, :, None]
 
 
-def hidden_states(
+def hidden_states_with_cache(
     weights: Weights, tokens: Int[Tensor, "run rollout token"], shape: Shape
-) -> Float[Tensor, "run rollout token hidden"]:
-    """Final hidden states of whole sequences, normalised; compute dtype is that of the weights."""
+) -> tuple[Float[Tensor, "run rollout token hidden"], list[tuple[Tensor, Tensor]]]:
+    """Final hidden states of whole sequences, normalised, and each layer's rotated keys and values.
+
+    Keys and values are ``[run, rollout, head, token, width]``. The compute dtype is that of the weights.
+    """
     runs, rollouts, length = tokens.shape
     dtype = weights["embed"].dtype
     positions = torch.arange(length, device=tokens.device)
@@ -111,16 +114,26 @@ def hidden_states(
     def heads(flat: Tensor) -> Tensor:
         return flat.view(runs, rollouts, length, shape.heads, shape.head).transpose(2, 3)
 
+    caches = []
     x = embed(weights, tokens.flatten(1), dtype)
     for i in range(shape.layers):
         h = rms_norm(x, weights[f"{i}.norm1"])
         q, k, v = (heads(project(h, weights[f"{i}.{name}"])) for name in "qkv")
         q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        caches.append((k, v))
         scores = (q @ k.transpose(-1, -2)).float() * shape.head**-0.5 + bias
         mixed = torch.softmax(scores, dim=-1).to(dtype) @ v
         x = x + project(mixed.transpose(2, 3).reshape(x.shape), weights[f"{i}.o"])
         x = x + mlp(weights, i, rms_norm(x, weights[f"{i}.norm2"]))
-    return rms_norm(x, weights["norm"]).view(runs, rollouts, length, shape.hidden)
+    x = rms_norm(x, weights["norm"])
+    return x.view(runs, rollouts, length, shape.hidden), caches
+
+
+def hidden_states(
+    weights: Weights, tokens: Int[Tensor, "run rollout token"], shape: Shape
+) -> Float[Tensor, "run rollout token hidden"]:
+    """Final hidden states of whole sequences, normalised."""
+    return hidden_states_with_cache(weights, tokens, shape)[0]
 
 
 def logits(

@@ -1,0 +1,381 @@
+"""The trial file: what will be compared, fixed before the data. Strict; a typo is an error with its path and the remedy.
+
+Arms carry no recipe and no problems: nothing but the reward can differ between the arms of a trial.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+Share = Annotated[float, Field(ge=0, le=1)]
+Decay = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0)]
+Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]
+
+Metric = Literal[
+    "accuracy", "lenient_accuracy", "greedy_accuracy", "greedy_lenient_accuracy", "code_share"
+]
+"""Metrics that an endpoint may name; ``docs/metrics.md`` defines each."""
+
+Outcome = Literal["superior", "inferior", "equivalent", "unchanged"]
+"""What a preregistered control expects; ``unchanged`` means weights bit-identical to base."""
+
+
+class ProtocolError(ValueError):
+    """The trial file says something that cannot be run; the message names the key and the remedy."""
+
+
+class Part(BaseModel):
+    """A table of the trial file: no unknown keys, no coercion, frozen."""
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, ser_json_inf_nan="constants"
+    )
+
+
+class TrialTable(Part):
+    """``[trial]``: what the trial is called and asks."""
+
+    name: Name
+    question: str
+    engine: Literal["lockstep"] = "lockstep"
+
+
+class Unit(NamedTuple):
+    """The top unit of every contrast: one pretrained model trained under one training seed."""
+
+    pretraining_seed: int
+    seed: int
+
+
+class DesignTable(Part):
+    """``[design]``: which runs there are."""
+
+    families: list[Name] = Field(min_length=1)
+    pretraining_seeds: list[Seed] = Field(min_length=1)
+    """Which pretrained models of each family; a claim about a family needs three."""
+    seeds: list[Seed] = Field(min_length=1)
+    """Training seeds: the problems' order, the sampling noise and the arms' coins."""
+    pairing: Literal["paired", "crossed"] = "paired"
+    """``paired``: the i-th training seed trains the i-th pretrained model; ``crossed``: every seed trains every model."""
+    num_steps: Count
+    num_problems: Count
+    """Training problems."""
+    restrict: Literal["all", "majority_wrong"] = "all"
+    """``majority_wrong`` keeps, for all arms alike, the problems whose majority label is wrong."""
+    max_tokens: Count = 36
+    """Longest completion, in training and evaluation."""
+
+    def units(self) -> list[Unit]:
+        """The units in order."""
+        if self.pairing == "paired":
+            return [Unit(*u) for u in zip(self.pretraining_seeds, self.seeds, strict=True)]
+        return [Unit(p, s) for p in self.pretraining_seeds for s in self.seeds]
+
+
+class Recipe(Part):
+    """``[recipes.NAME]``: one way to train; every number that acts is here and in the journal."""
+
+    algorithm: Literal["grpo"] = "grpo"
+    prompts_per_step: Count
+    group_size: Annotated[int, Field(ge=2)]
+    updates_per_rollout: Count
+    """Optimiser steps on one rollout batch, each on its own equal part of the groups."""
+    learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
+    """Constant, no warm-up."""
+    epsilon_low: Positive = 0.2
+    epsilon_high: Positive = 0.2
+    """Clip bounds of the probability ratio: [1 - low, 1 + high]; ``inf`` switches a side off."""
+    aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
+    kl_coef: Weight = 0.0
+    """Weight of the k3 estimate of KL(policy || base) in the loss."""
+    entropy_coef: Weight = 0.0
+    """Weight of the mean token entropy, added to what is maximised."""
+    weight_decay: Weight = 0.0
+    max_grad_norm: Positive = 1.0
+    adam_beta1: Decay = 0.9
+    adam_beta2: Decay = 0.95
+    old_logprobs: Literal["recomputed", "sampled"] = "recomputed"
+    """Denominator of the ratio: a second pass of the trainer before the first update, or what the sampler recorded."""
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+
+    @model_validator(mode="after")
+    def _parts_are_equal(self) -> "Recipe":
+        if self.prompts_per_step % self.updates_per_rollout:
+            raise ValueError(
+                f"updates_per_rollout = {self.updates_per_rollout} does not divide prompts_per_step = "
+                f"{self.prompts_per_step}; each update trains on the same number of whole groups"
+            )
+        return self
+
+    @property
+    def only_reward_acts(self) -> bool:
+        """True when equal rewards must leave the weights bit-identical: no term but the group-relative one."""
+        return self.kl_coef == 0 and self.entropy_coef == 0 and self.weight_decay == 0
+
+
+class ArmTable(Part):
+    """``[arms.NAME]``: which reward an arm pays, with its settings. The reward defaults to the arm's own name."""
+
+    reward: Name | None = None
+    replicate: Annotated[int, Field(ge=0)] = 0
+    """Two replicates of a random arm draw different coins."""
+    gamma: Share | None = None
+    """random: probability of a reward."""
+    p: Share | None = None
+    """flipped, noisy: probability of the fault."""
+    of: list[Name] | None = None
+    """all_of: the rewards that must all pay."""
+    problem: str | None = None
+    """one_shot: id of the problem; by default the one whose base samples vary most."""
+    function: str | None = None
+    """custom: ``module:function``."""
+    reads: list[Literal["text", "answer"]] | None = None
+    """custom: what the function may see."""
+
+
+class LabelsTable(Part):
+    """``[labels]``: pseudo-labels made once from the base model."""
+
+    samples: Count = 64
+
+
+class EvaluationTable(Part):
+    """``[evaluation]``: what is measured on held-out problems, and when."""
+
+    num_problems: Count
+    samples: Count
+    """Completions per problem at temperature 1, beside one greedy."""
+    steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
+    """Training steps after which to evaluate; 0 (the base) and the last are needed."""
+    pass_at_k: list[Count] = Field(min_length=1)
+
+
+class Comparison(Part):
+    """One contrast: an arm against the placebo, in one family."""
+
+    family: Name
+    arm: Name
+
+
+class EndpointTable(Part):
+    """``[endpoint]``: the question put to the data, fixed beforehand."""
+
+    metric: Metric
+    step: Count
+    placebo: Name
+    margin: Annotated[float, Field(gt=0, lt=1)]
+    """Equivalence: the 90 % interval of arm - placebo lies within ± margin."""
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.025
+    """One-sided level of the primary family, after Holm."""
+    planning_sd: Annotated[float, Field(gt=0, lt=1)]
+    """Expected standard deviation of a seed-level difference, for the minimum detectable effect before the run."""
+    primary: list[Comparison] = Field(min_length=1)
+    """The comparisons that Holm adjusts together; everything else is exploratory."""
+
+
+class Control(Part):
+    """``[[controls]]``: what must come out if trial and organisms work; reported as found."""
+
+    family: Name
+    arm: Name
+    expect: Outcome
+    why: str
+
+
+class LoggingTable(Part):
+    """``[logging]``: which training rollouts are kept."""
+
+    rollouts_every: Count = 10
+    """Keep the rollouts of steps 0, n, 2n, … and of the last step."""
+
+
+class Protocol(Part):
+    """A whole trial file."""
+
+    trial: TrialTable
+    design: DesignTable
+    recipes: dict[Name, Recipe] = Field(min_length=1)
+    arms: dict[Name, ArmTable] = Field(min_length=1)
+    labels: LabelsTable = LabelsTable()
+    evaluation: EvaluationTable
+    endpoint: EndpointTable
+    controls: list[Control] = []
+    logging: LoggingTable = LoggingTable()
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> "Protocol":
+        problems = list(_misfits(self))
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+
+class RunSpec(NamedTuple):
+    """One run: everything that distinguishes it from its neighbours."""
+
+    family: str
+    pretraining_seed: int
+    recipe: str
+    arm: str
+    seed: int
+
+    @property
+    def path(self) -> str:
+        """Folder within the trial's folder: ``family/arm/recipe-pP-sS``."""
+        return f"{self.family}/{self.arm}/{self.recipe}-p{self.pretraining_seed}-s{self.seed}"
+
+
+def runs(protocol: Protocol) -> list[RunSpec]:
+    """All runs in canonical order; the arms of one (family, recipe, unit) are adjacent."""
+    return [
+        RunSpec(family, unit.pretraining_seed, recipe, arm, unit.seed)
+        for family in protocol.design.families
+        for recipe in protocol.recipes
+        for unit in protocol.design.units()
+        for arm in protocol.arms
+    ]
+
+
+def _misfits(p: Protocol) -> list[str]:
+    """Contradictions between tables, each naming its key and the remedy."""
+    found: list[str] = []
+    design, evaluation, endpoint = p.design, p.evaluation, p.endpoint
+    for key, values in (
+        ("design.families", design.families),
+        ("design.seeds", design.seeds),
+        ("design.pretraining_seeds", design.pretraining_seeds),
+        ("evaluation.steps", evaluation.steps),
+        ("evaluation.pass_at_k", evaluation.pass_at_k),
+        ("endpoint.primary", [(c.family, c.arm) for c in endpoint.primary]),
+    ):
+        if len(set(values)) != len(values):
+            found.append(f"{key}: repeats a value; list each once")
+    if design.pairing == "paired" and len(design.seeds) != len(design.pretraining_seeds):
+        found.append(
+            f"design.pairing: 'paired' needs as many seeds ({len(design.seeds)}) as pretraining_seeds "
+            f'({len(design.pretraining_seeds)}); make them equal or say pairing = "crossed"'
+        )
+    for needed, name in ((0, "the base"), (design.num_steps, "the last step")):
+        if needed not in evaluation.steps:
+            found.append(f"evaluation.steps: {needed} ({name}) is missing; add it")
+    if max(evaluation.steps) > design.num_steps:
+        found.append(
+            f"evaluation.steps: {max(evaluation.steps)} is after the last step, {design.num_steps}"
+        )
+    if max(evaluation.pass_at_k) > evaluation.samples:
+        k = max(evaluation.pass_at_k)
+        found.append(
+            f"evaluation.pass_at_k: pass@{k} needs at least {k} samples per problem; there are "
+            f"{evaluation.samples}; raise evaluation.samples or drop {k}"
+        )
+    if endpoint.step not in evaluation.steps:
+        found.append(
+            f"endpoint.step: {endpoint.step} is not among evaluation.steps {evaluation.steps}"
+        )
+    if endpoint.placebo not in p.arms:
+        found.append(_unknown("endpoint.placebo", endpoint.placebo, p.arms))
+    named = [(f"endpoint.primary.{i}", c) for i, c in enumerate(endpoint.primary)]
+    named += [(f"controls.{i}", c) for i, c in enumerate(p.controls)]
+    for key, comparison in named:
+        if comparison.family not in design.families:
+            found.append(_unknown(f"{key}.family", comparison.family, design.families))
+        if comparison.arm not in p.arms:
+            found.append(_unknown(f"{key}.arm", comparison.arm, p.arms))
+    for key, comparison in named[: len(endpoint.primary)]:
+        if comparison.arm == endpoint.placebo:
+            found.append(f"{key}.arm: is the placebo itself; name another arm")
+    for name, recipe in p.recipes.items():
+        if recipe.prompts_per_step > design.num_problems:
+            found.append(
+                f"recipes.{name}.prompts_per_step: {recipe.prompts_per_step} prompts a step, but "
+                f"design.num_problems is {design.num_problems}; raise it"
+            )
+    return found
+
+
+def _unknown(key: str, value: str, known: Any) -> str:  # noqa: ANN401  any collection of names
+    near = difflib.get_close_matches(value, list(known), n=1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{key}: unknown {value!r}; {hint}known: {', '.join(known)}"
+
+
+def _known_keys(path: tuple[int | str, ...]) -> list[str]:
+    """Keys allowed in the table that the path's last part was found in."""
+    model: Any = Protocol
+    for part in path[:-1]:
+        if isinstance(model, dict):
+            model = model["*"]
+        elif isinstance(part, int):
+            continue
+        else:
+            table = {
+                "trial": TrialTable, "design": DesignTable, "recipes": {"*": Recipe},
+                "arms": {"*": ArmTable}, "labels": LabelsTable, "evaluation": EvaluationTable,
+                "endpoint": EndpointTable, "primary": Comparison, "controls": Control,
+                "logging": LoggingTable,
+            }  # fmt: skip
+            model = table[part]
+    return list(model.model_fields)
+
+
+def _explain(error: ValidationError, source: str) -> str:
+    lines = []
+    for item in error.errors():
+        path = ".".join(map(str, item["loc"]))
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(item["loc"])
+            near = difflib.get_close_matches(str(item["loc"][-1]), known, n=1)
+            text = f"unknown key; {f'did you mean {near[0]}? ' if near else ''}known here: {', '.join(known)}"
+            if item["loc"][0] == "arms" and item["loc"][-1] in ("recipe", *Recipe.model_fields):
+                text = "an arm carries no recipe: arms differ only in what they pay; put it under [recipes]"
+        elif item["type"] == "missing":
+            text = "is missing; add it"
+        elif item["type"] == "value_error":
+            text = str(item.get("ctx", {})["error"])
+        else:
+            text = f"{item['msg'][0].lower()}{item['msg'][1:]}; it is {item['input']!r}"
+        lines += [f"{path}: {line}" if path else line for line in text.splitlines()]
+    return f"{source}:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def parse(text: str, source: str = "protocol") -> Protocol:
+    """Read a trial file's text.
+
+    Raises:
+        ProtocolError: with one line per problem: the key's path, what is wrong, the remedy.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ProtocolError(f"{source}: not valid TOML: {error}") from None
+    try:
+        return Protocol.model_validate(table)
+    except ValidationError as error:
+        raise ProtocolError(_explain(error, source)) from None
+
+
+def load(path: Path) -> Protocol:
+    """Read a trial file."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"{path}: cannot be read: {error}") from None
+    return parse(text, str(path))
+
+
+def digest(protocol: Protocol, materials: dict[str, str]) -> str:
+    """SHA-256 (hex) of the design and of all that can change a result: ``materials`` maps names to versions or hashes.
+
+    The order of families, recipes and arms counts: it is the order of the runs within a shard.
+    """
+    content = [protocol.model_dump(mode="json"), sorted(materials.items())]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
