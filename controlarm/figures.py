@@ -481,7 +481,7 @@ class Stage(NamedTuple):
     """A box of the flow diagram and what left the trial after it."""
 
     label: str
-    count: str
+    total: str
     lost: tuple[tuple[str, str], ...] = ()
 
 
@@ -493,7 +493,7 @@ def flow(ident: str, title: str, description: str, stages: Sequence[Stage]) -> M
     for i, stage in enumerate(stages):
         parts += [
             _rect(1, y, box, 52, "box"),
-            _text(1 + box / 2, y + 23, stage.count, "count", "middle"),
+            _text(1 + box / 2, y + 23, stage.total, "count", "middle"),
             _text(1 + box / 2, y + 41, stage.label, "label", "middle"),
         ]
         y += 52

@@ -59,7 +59,7 @@ def join(parts: Iterable[object], separator: str = "") -> Markup:
     return Markup(html.escape(separator).join(escaped(part) for part in parts))
 
 
-def element(name: str, *children: object, **attributes: object) -> Markup:
+def element(tag: str, /, *children: object, **attributes: object) -> Markup:
     """One element. ``class_`` and ``for_`` lose the underscore, other underscores become hyphens; None is left out."""
     written = ""
     for key, value in attributes.items():
@@ -69,10 +69,10 @@ def element(name: str, *children: object, **attributes: object) -> Markup:
             value = coordinate(value)
         key = key if key == "viewBox" else key.rstrip("_").replace("_", "-")
         written += f" {key}" if value is True else f' {key}="{escaped(value, 20_000)}"'
-    if name in VOID:
-        return Markup(f"<{name}{written}>")
+    if tag in VOID:
+        return Markup(f"<{tag}{written}>")
     return Markup(
-        f"<{name}{written}>{join(child for child in children if child is not None)}</{name}>"
+        f"<{tag}{written}>{join(child for child in children if child is not None)}</{tag}>"
     )
 
 

@@ -1,0 +1,235 @@
+"""The answer: verdicts in words, controls as found, and each arm's gain over placebo with its uncertainty."""
+
+from controlarm.figures import Row, forest, rows_domain
+from controlarm.markup import Markup, element, interval, join, p_value, percent, points
+from controlarm.report.view import METRICS, Column, Entry, View, figure, missing, section, table
+
+VERDICTS = {
+    "superior": ("▲ superior", "good"),
+    "inferior": ("▼ inferior", "bad"),
+    "equivalent": ("≈ equivalent", "even"),
+    "inconclusive": ("? inconclusive", "even"),
+}
+
+READING = (
+    "Superior: better than placebo and than the base model, after Holm’s adjustment. Inferior: worse than placebo. "
+    "Equivalent: the 90 % interval lies within the margin. Inconclusive: none of these."
+)
+
+
+def verdict_words(verdict: str | None) -> str:
+    """A verdict with its sign, so that colour is not needed."""
+    return "" if verdict is None else VERDICTS.get(verdict, (str(verdict), ""))[0]
+
+
+def verdict(view: View) -> Markup:
+    """What came out, in sentences and as one table of arms by families."""
+    trial = view.summary.get("trial") or {}
+    parts: list[object] = []
+    if not trial.get("complete"):
+        parts.append(element("p", element("span", "incomplete trial", class_="badge bad"),
+                             " Not every planned run has finished; what follows may still change."))  # fmt: skip
+    if siblings := trial.get("siblings") or []:
+        names = [
+            element("li", element("code", s.get("folder")), f" (digest {str(s.get('digest'))[:8]})")
+            for s in siblings[:50]
+        ]
+        if len(siblings) > 50:
+            names.append(element("li", f"… and {len(siblings) - 50} more"))
+        parts.append(
+            element(
+                "div",
+                element("p", element("strong", "This trial name was also run with other protocols."),
+                        " A verdict chosen among several protocols is weaker than it looks; compare:"),
+                element("ul", *names),
+                class_="warning",
+                role="note",
+            )
+        )  # fmt: skip
+    sentences = view.summary.get("headline") or []
+    if sentences:
+        parts.append(element("ul", *(element("li", s) for s in sentences[:60]), class_="verdict"))
+    else:
+        parts.append(missing("No verdict", "no preregistered contrast could be computed yet."))
+    parts.append(_matrix(view))
+    return section("verdict", "What came out", *parts)
+
+
+def _matrix(view: View) -> Markup | None:
+    cells = {
+        (family, recipe, row["arm"]): row
+        for family, recipe in view.groups
+        for row in view.endpoint_rows(family, recipe, "placebo")
+    }
+    arms = [a for a in view.arms if any(key[2] == a for key in cells)]
+    if not arms:
+        return None
+    name = METRICS.get(view.metric, (view.metric, ""))[0].lower()
+    rows: list[Entry] = [{"arm": arm} for arm in arms]
+    columns = [Column("Arm", lambda row: row["arm"], numeric=False)]
+    for family, recipe in view.groups:
+        columns.append(
+            Column(
+                view.group_name(family, recipe),
+                lambda row, f=family, r=recipe: _cell(cells.get((f, r, row["arm"]))),
+                numeric=False,
+            )
+        )
+    caption = (
+        f"Gain over placebo ({view.placebo}) in {name}, percentage points, with the 95 % interval."
+    )
+    return join([table(caption, columns, rows, "matrix"), element("p", READING, class_="note")])
+
+
+def _cell(row: Entry | None) -> object:
+    if row is None:
+        return Markup("–")
+    found = row.get("verdict")
+    kind = VERDICTS.get(str(found), ("", ""))[1]
+    lines = [element("strong", points(row.get("estimate")))]
+    if row.get("ci95"):
+        lines.append(element("small", interval(row["ci95"])))
+    if found:
+        lines.append(element("small", verdict_words(found), class_=kind))
+    return join(lines, " ")
+
+
+def controls(view: View) -> Markup:
+    """What had to come out if trial and models work, and what did."""
+    lead = element(
+        "p",
+        "Fixed before the data: if trial and models work, these must come out. Reported as found.",
+    )
+    rows = view.rows("controls")
+    if not rows:
+        return section("controls", "Preregistered controls",
+                       missing("No controls", "the protocol names none, so nothing vouches for the trial itself."))  # fmt: skip
+    columns = [
+        Column("Family", lambda r: r.get("family"), numeric=False),
+        Column("Arm", lambda r: r.get("arm"), numeric=False),
+        Column("Expected", lambda r: r.get("expect"), numeric=False),
+        Column("Found", lambda r: r.get("found") or "–", numeric=False),
+        Column("Held", _held, numeric=False),
+        Column("Why expected, and what was seen", _why, numeric=False),
+    ]
+    held = sum(r.get("held") is True for r in rows)
+    caption = f"{held} of {len(rows)} controls held."
+    return section("controls", "Preregistered controls", lead, table(caption, columns, rows))
+
+
+def _held(row: Entry) -> Markup:
+    held = row.get("held")
+    if held is None:
+        return element("strong", "not known", class_="even")
+    return element("strong", "✓ held" if held else "✗ did not hold", class_="good" if held else "bad")
+
+
+def _why(row: Entry) -> Markup:
+    detail = row.get("detail")
+    return join([row.get("why") or "", element("div", detail, class_="note") if detail else ""])
+
+
+def forest_row(view: View, row: Entry) -> Row:
+    """One contrast as a row of the forest plot."""
+    words = points(row.get("estimate"))
+    if row.get("verdict"):
+        words += f"  {verdict_words(row['verdict'])}"
+    return Row(
+        label=str(row["arm"]),
+        mark=view.mark(str(row["arm"])),
+        words=words,
+        estimate=row.get("estimate"),
+        ci95=row.get("ci95"),
+        ci90=row.get("ci90"),
+        dots=tuple(
+            (f"seed {u.get('seed')}, pretraining seed {u.get('pretraining_seed')}: {points(u['difference'])}", u["difference"])
+            for u in row.get("units") or []
+            if u.get("difference") is not None
+        ),
+    )  # fmt: skip
+
+
+def effects(view: View) -> Markup:
+    """Forest plots of the endpoint, then every contrast in a table."""
+    name, meaning = METRICS.get(view.metric, (view.metric, ""))
+    groups = {
+        g: [forest_row(view, r) for r in view.endpoint_rows(*g, "placebo")] for g in view.groups
+    }
+    groups = {g: rows for g, rows in groups.items() if rows}
+    if not groups:
+        return section("effects", "Gain over placebo",
+                       missing("No contrasts", "no arm has finished together with the placebo at the endpoint’s step."))  # fmt: skip
+    scale = rows_domain([row for rows in groups.values() for row in rows], view.margin)
+    panels = [
+        forest(
+            f"forest-{i}",
+            view.group_name(*group),
+            f"Gain over placebo in {name.lower()} for {view.group_name(*group)}: "
+            + "; ".join(f"{r.label} {r.words}" for r in rows),
+            rows,
+            scale,
+            f"arm − {view.placebo}, percentage points",
+            view.margin,
+        )
+        for i, (group, rows) in enumerate(groups.items())
+    ]
+    band = (
+        f" The band is the margin of equivalence, ± {percent(view.margin)} points."
+        if view.margin
+        else ""
+    )
+    caption = (
+        f"{name}: {meaning}. Endpoint after step {view.step}. Filled mark: mean over seeds; line: 95 % interval (t over "
+        f"seeds); tall ticks: 90 % interval; rings below: one seed each.{band} An arrow head: the interval goes on. "
+        "An interval clear of zero is a difference that the placebo does not explain."
+    )
+    lead = element("p", f"Each arm against the placebo ({view.placebo}): same model, problems, sampling noise and recipe; only the reward differs.")  # fmt: skip
+    return section("effects", "Gain over placebo", lead, figure(panels, caption), _tables(view))
+
+
+def _tables(view: View) -> Markup:
+    everything = view.rows("contrasts")
+    at_end = [
+        r for r in everything if r.get("metric") == view.metric and r.get("step") == view.step
+    ]
+    others = [r for r in everything if r not in at_end]
+    parts = [table("All numbers of the endpoint, against placebo and against base. Points, unless said.", _columns(view, False), at_end)]  # fmt: skip
+    if others:
+        inner = table("Other metrics and steps: exploratory, not adjusted for their number.", _columns(view, True), others[:600])  # fmt: skip
+        cut = f" (the first 600 of {len(others)}; all in report.json)" if len(others) > 600 else ""
+        parts.append(
+            element(
+                "details", element("summary", f"{len(others)} exploratory contrasts{cut}"), inner
+            )
+        )
+    return join(parts)
+
+
+def _columns(view: View, exploratory: bool) -> list[Column]:
+    columns = [
+        Column("Arm", lambda r: r.get("arm"), numeric=False),
+        Column("Family", lambda r: view.group_name(str(r.get("family")), str(r.get("recipe"))), numeric=False),
+        Column("Against", lambda r: r.get("versus"), numeric=False),
+    ]  # fmt: skip
+    if exploratory:
+        columns += [
+            Column("Metric", lambda r: METRICS.get(str(r.get("metric")), (r.get("metric"),))[0], numeric=False),
+            Column("Step", lambda r: r.get("step")),
+        ]  # fmt: skip
+    columns += [
+        Column("Difference", lambda r: points(r.get("estimate"))),
+        Column("95 % interval", lambda r: interval(r.get("ci95"))),
+        Column("90 % interval", lambda r: interval(r.get("ci90"))),
+        Column("SE", lambda r: percent(r.get("se")), "standard error over seeds, points"),
+        Column("SE, problems", lambda r: percent(r.get("problem_se")), "standard error over problems with the seeds held fixed, points"),
+        Column("Seeds", lambda r: r.get("num_units"), "paired differences that the interval rests on"),
+    ]  # fmt: skip
+    if not exploratory:
+        columns += [
+            Column("p", lambda r: p_value(r.get("p_superior")), "one-sided p-value for superiority, unadjusted"),
+            Column("p, Holm", lambda r: p_value(r.get("p_holm")), "adjusted for all primary comparisons of the protocol"),
+            Column("Holm bound", lambda r: points(r.get("holm_lower")), "lower bound of the difference after Holm’s adjustment"),
+            Column("MDE", lambda r: percent(r.get("mde")), "minimum detectable effect: the true difference that a trial of this size would find with 80 % power"),
+            Column("Verdict", lambda r: verdict_words(r.get("verdict")) + ("" if r.get("primary") or not r.get("verdict") else " (exploratory)"), numeric=False),
+        ]  # fmt: skip
+    return columns

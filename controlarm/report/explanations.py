@@ -1,0 +1,301 @@
+"""What the gains are made of: three-way decomposition, share against accuracy, format, and the limit of sampling more."""
+
+from collections.abc import Sequence
+
+from controlarm.figures import (
+    WIDTH,
+    Bar,
+    Row,
+    Series,
+    bars_domain,
+    domain,
+    forest,
+    lines,
+    rows_domain,
+    stacked,
+)
+from controlarm.markup import MISSING, Markup, element, interval, join, number, percent, points
+from controlarm.report.view import Column, Entry, View, figure, legend, missing, section, table
+
+PARTS = {
+    "null": ("null", "random − base"),
+    "elicitation": ("elicitation", "majority − random"),
+    "reward_design": ("reward design", "truth − majority"),
+    "total": ("total", "truth − base"),
+}
+
+CELLS = {
+    "code_code": "code → code",
+    "code_words": "code → words",
+    "words_code": "words → code",
+    "words_words": "words → words",
+}
+
+
+def decomposition(view: View) -> Markup:
+    """How much of the gain any reward gives, how much the model already knew, how much the right reward adds."""
+    lead = element("p", "How much of the gain over the base model does any reward give (null), how much comes from rewarding what the model already believes (elicitation), and how much from knowing the right answers (reward design)?")  # fmt: skip
+    return section(
+        "decomposition", "What the gain is made of",
+        lead, _waterfall(view), _kitagawa(view), _partition(view), _format(view),
+    )  # fmt: skip
+
+
+def _waterfall(view: View) -> Markup:
+    if not view.rows("decomposition"):
+        return missing("No decomposition", "it needs finished arms that pay ground truth, majority and random rewards.")  # fmt: skip
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for group in view.groups:
+        entries = {
+            r["part"]: r for r in view.rows("decomposition", family=group[0], recipe=group[1])
+        }
+        rows, start = [], 0.0
+        for part, (name, difference) in PARTS.items():
+            entry = entries.get(part)
+            if entry is None or entry.get("estimate") is None:
+                continue
+            begin = 0.0 if part == "total" else start
+            estimate = float(entry["estimate"])
+            rows.append(
+                Row(
+                    f"{name}: {difference}",
+                    {"null": "placebo", "total": "base"}.get(
+                        part, "a0" if part == "elicitation" else "a2"
+                    ),
+                    points(estimate),
+                    begin + estimate,
+                    [begin + v for v in entry["ci95"]] if entry.get("ci95") else None,
+                    dots=tuple((f"seed: {points(v)}", v) for v in _differences(entry)),
+                    start=begin,
+                    shift=begin,
+                )
+            )
+            start = begin + estimate
+        if rows:
+            groups[group] = rows
+    scale = rows_domain(row for rows in groups.values() for row in rows)
+    panels = [
+        forest(f"parts-{i}", view.group_name(*g),
+               f"Parts of the gain in {view.group_name(*g)}: " + "; ".join(f"{r.label} {r.words}" for r in rows),
+               rows, scale, "gain over base, percentage points")
+        for i, (g, rows) in enumerate(groups.items())
+    ]  # fmt: skip
+    columns = [
+        Column("Part", lambda r: ": ".join(PARTS.get(str(r["part"]), (str(r["part"]), ""))), numeric=False),
+        Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
+        Column("Points", lambda r: points(r.get("estimate"))),
+        Column("95 % interval", lambda r: interval(r.get("ci95"))),
+    ]  # fmt: skip
+    caption = "Each bar starts where the one above it ends; the last is the whole. Line: 95 % interval of that part alone, rings: seeds. Where “null” is long, the reward’s content had little to do with the gain."  # fmt: skip
+    numbers = table("Parts of the gain over base.", columns, view.rows("decomposition"))
+    return join(
+        [element("h3", "Null, elicitation, reward design"), figure(panels, caption), numbers]
+    )
+
+
+def _differences(entry: Entry) -> list[float]:
+    """The values of the units, whether listed plainly or as objects."""
+    values = [
+        u.get("difference", u.get("value")) if isinstance(u, dict) else u
+        for u in entry.get("units") or []
+    ]
+    return [float(v) for v in values if v is not None]
+
+
+def _bars_figure(
+    view: View, kind: str, bars: dict[tuple[str, str], list[Bar]], names: Sequence[str], axis: str
+) -> list[Markup]:
+    scale = bars_domain(bar for rows in bars.values() for bar in rows)
+    return [
+        stacked(f"{kind}-{i}", view.group_name(*group),
+                f"{axis} in {view.group_name(*group)}: " + "; ".join(f"{b.label} {b.words}" for b in rows),
+                rows, names, scale, axis)
+        for i, (group, rows) in enumerate(bars.items())
+    ]  # fmt: skip
+
+
+def _part_legend(names: Sequence[str]) -> Markup:
+    return legend(
+        [
+            (name, element("rect", x=1, y=1, width=14, height=12, class_=f"p{i}"))
+            for i, name in enumerate(names)
+        ]
+    )
+
+
+def _last(view: View, name: str, family: str, recipe: str) -> list[Entry]:
+    rows = view.rows(name, family=family, recipe=recipe)
+    last = max((r.get("step") or 0 for r in rows), default=0)
+    return view.by_arm(r for r in rows if (r.get("step") or 0) == last)
+
+
+def _kitagawa(view: View) -> Markup:
+    rows = view.rows("kitagawa")
+    heading = element("h3", "Choosing code more often, or being right more often within a strategy")
+    if not rows:
+        return join([heading, missing("No split", "strategies were not measured for any finished arm.")])  # fmt: skip
+    names = ("choice of strategy", "accuracy within strategies")
+    bars = {
+        (f, r): [
+            Bar(e["arm"], view.mark(e["arm"]), points(e.get("gain")),
+                (e.get("share_effect"), e.get("accuracy_effect")))
+            for e in _last(view, "kitagawa", f, r)
+        ]
+        for f, r in view.groups
+    }  # fmt: skip
+    bars = {group: found for group, found in bars.items() if found}
+    columns = [
+        Column("Arm", lambda r: r.get("arm"), numeric=False),
+        Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
+        Column("Step", lambda r: r.get("step")),
+        Column("Gain", lambda r: points(r.get("gain")), "over base, points"),
+        Column("Choice of strategy", lambda r: points(r.get("share_effect"))),
+        Column("95 % interval", lambda r: interval(r.get("share_effect_ci95"))),
+        Column("Accuracy within", lambda r: points(r.get("accuracy_effect"))),
+        Column("95 % interval", lambda r: interval(r.get("accuracy_effect_ci95"))),
+    ]  # fmt: skip
+    caption = "Gain over base, split after Kitagawa (1955): change of the share of code × gap between the strategies’ accuracies, and change of accuracy within strategies × their shares. The two add up to the gain."  # fmt: skip
+    return join([
+        heading, _part_legend(names),
+        figure(_bars_figure(view, "split", bars, names, "gain over base, percentage points"), caption),
+        element("details", element("summary", "Numbers of the split"), table("Kitagawa’s split, points.", columns, rows)),
+    ])  # fmt: skip
+
+
+def _partition(view: View) -> Markup:
+    rows = view.rows("partition")
+    heading = element("h3", "Which problems gained: by strategy before and after")
+    if not rows:
+        return join([heading, missing("No partition", "it needs greedy completions of base and trained model on the same problems.")])  # fmt: skip
+    bars: dict[tuple[str, str], list[Bar]] = {}
+    for group in view.groups:
+        found = []
+        for e in _last(view, "partition", *group):
+            total = sum((e["cells"].get(c) or {}).get("n") or 0 for c in CELLS)
+            deltas = tuple(_share((e["cells"].get(c) or {}).get("delta"), total) for c in CELLS)
+            found.append(
+                Bar(e["arm"], view.mark(e["arm"]), _problems(e.get("delta_total")), deltas)
+            )
+        if found:
+            bars[group] = found
+    columns = [
+        Column("Arm", lambda r: r.get("arm"), numeric=False),
+        Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
+        *(Column(words, lambda r, c=c: _cell(r["cells"].get(c) or {}), "problems: right before → right after (share of the whole gain)") for c, words in CELLS.items()),
+        Column("Gain", lambda r: _problems(r.get("delta_total"))),
+    ]  # fmt: skip
+    caption = "Every held-out problem falls in one of four cells: how the base solved it → how the trained model solves it (greedy, summed over units). Bars: problems gained or lost per hundred. A gain made in “words → code” is a gain by switching strategy."  # fmt: skip
+    return join([
+        heading, _part_legend(tuple(CELLS.values())),
+        figure(_bars_figure(view, "cells", bars, tuple(CELLS.values()), "problems gained per hundred"), caption),
+        element("details", element("summary", "Numbers of the partition"),
+                table("Problems in each cell: right before → right after of how many (share of the gain).", columns, rows)),
+    ])  # fmt: skip
+
+
+def _share(delta: float | None, total: float) -> float | None:
+    return None if delta is None or not total else delta / total
+
+
+def _problems(delta: float | None) -> str:
+    if delta is None:
+        return MISSING
+    return ("+" if delta > 0 else "") + number(delta, 0)
+
+
+def _cell(cell: Entry) -> str:
+    if not cell.get("n"):
+        return "no problem"
+    share = cell.get("share_of_gain")
+    words = f"{cell.get('right_before')} → {cell.get('right_after')} of {cell['n']}"
+    return words + (f" ({percent(share)} %)" if share is not None else "")
+
+
+def _format(view: View) -> Markup:
+    rows = view.rows("format_split")
+    heading = element("h3", "Format: boxing an answer that was already right")
+    if not rows:
+        return join([heading, missing("No format split", "lenient verdicts are missing.")])
+    columns = [
+        Column("Arm", lambda r: r.get("arm"), numeric=False),
+        Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
+        Column("Gain, strict", lambda r: points(r.get("gain_strict")), "only a boxed answer counts"),
+        Column("Gain, lenient", lambda r: points(r.get("gain_lenient")), "any final answer counts"),
+        Column("Format part", lambda r: points(r.get("format_part")), "strict gain minus lenient gain: right answers that only began to be boxed"),
+        Column("95 % interval", lambda r: interval(r.get("format_part_ci95") or r.get("ci95"))),
+    ]  # fmt: skip
+    return join([heading, table("Gain over base under the strict and the lenient grader, points.", columns, rows)])  # fmt: skip
+
+
+def boundary(view: View) -> Markup:
+    """Whether training reaches problems that sampling the base more often does not."""
+    rows = view.rows("pass_at_k")
+    if not rows:
+        return section("passk", "Sampling more: pass@k", missing("No pass@k", "no sampled completions were evaluated."))  # fmt: skip
+    guesses = {r.get("family"): r for r in view.rows("guess")}
+    panels = []
+    every_k = sorted({k for r in rows for k in r["k"]})
+    scale = domain([v for r in rows for v in r["values"]], 0.0, None)
+    for i, (family, recipe) in enumerate(view.groups):
+        mine = [r for r in rows if r["family"] == family and r.get("recipe") in (recipe, None)]
+        last = max((r.get("step") or 0 for r in mine), default=0)
+        kept = [
+            r
+            for r in view.by_arm(mine)
+            if r.get("arm", "base") == "base" or (r.get("step") or 0) == last
+        ]
+        series = [Series(_name(r), view.mark(_name(r)), r["k"], r["values"]) for r in kept]
+        if family in guesses:
+            series.append(
+                Series("guessing", "guess", guesses[family]["k"], guesses[family]["values"])
+            )
+        if series:
+            name = view.group_name(family, recipe)
+            panels.append(
+                lines(f"passk-{i}", name, f"pass@k of base and arms for {name}, k from {every_k[0]} to {every_k[-1]}",
+                      series, scale, "k, samples per problem", _percent_tick, x_log=True,
+                      x_marks=_marks(every_k))
+            )  # fmt: skip
+    caption = "pass@k: chance that at least one of k samples is right (unbiased estimate). Guessing: what random answers of the right form would reach. Where an arm leads at k = 1 but not at large k, training sharpened what the base could already sample."  # fmt: skip
+    columns = [
+        Column("Arm", _name, numeric=False),
+        Column("Family", lambda r: view.group_name(str(r["family"]), str(r.get("recipe"))), numeric=False),
+        Column("Step", lambda r: r.get("step")),
+        *(Column(f"k = {k}", lambda r, k=k: _at(r, k)) for k in every_k),
+    ]  # fmt: skip
+    tables = [table("pass@k, %, mean over units.", columns, rows)]
+    majorities = view.rows("maj_at_k")
+    if majorities:
+        tables.append(
+            table(
+                "maj@k, %: the most frequent of k answers is right.",
+                [
+                    Column("Arm", _name, numeric=False),
+                    Column("Family", lambda r: view.group_name(str(r["family"]), str(r.get("recipe"))), numeric=False),
+                    Column("Step", lambda r: r.get("step")),
+                    Column("k", lambda r: r.get("k")),
+                    Column("maj@k", lambda r: percent(r.get("value"))),
+                ],
+                majorities,
+            )
+        )  # fmt: skip
+    folded = element("details", element("summary", "Numbers: pass@k and maj@k"), *tables)
+    return section("passk", "Sampling more: pass@k", figure(panels, caption), folded)
+
+
+def _name(row: Entry) -> str:
+    return str(row.get("arm") or "base")
+
+
+def _at(row: Entry, k: int) -> str:
+    return percent(dict(zip(row["k"], row["values"], strict=True)).get(k))
+
+
+def _marks(every_k: Sequence[int]) -> list[int]:
+    """Marks on the axis of k: as many as fit."""
+    step = -(-len(every_k) // int(WIDTH / 40))
+    return list(every_k[::step])
+
+
+def _percent_tick(value: float) -> str:
+    return number(100 * value, 0 if abs(100 * value - round(100 * value)) < 1e-9 else 1)
