@@ -1,0 +1,136 @@
+"""What the docs say is so: their code runs, their names exist, their tables are complete."""
+
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from controlarm.analysis.folder import JOURNAL
+
+ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+BLOCK = re.compile(r"^```python(?P<norun> no-run)?\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
+"""The mark ``no-run`` is for code that trains or needs files; it must still compile."""
+
+
+def read(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def tracked() -> list[Path]:
+    """Files under version control, or all but the ignored ones where there is no git."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout: which files are tracked is unknown")
+    return [ROOT / name for name in listed.stdout.split("\0") if name]
+
+
+def section(page: str, title: str) -> str:
+    """Text under the heading that holds the title, to the next heading."""
+    found = re.search(
+        rf"^#+ [^\n]*{re.escape(title)}[^\n]*\n(.*?)(?=^#|\Z)", page, re.DOTALL | re.MULTILINE
+    )
+    assert found, f"no heading {title!r}"
+    return found[1]
+
+
+def first_column(table: str) -> list[str]:
+    """Backticked names in the first cells of a table's rows."""
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    return [name for row in rows for name in re.findall(r"`([^`]+)`", row.split("|")[1])]
+
+
+def blocks() -> Iterator:
+    for page in PAGES:
+        for number, block in enumerate(BLOCK.finditer(page.read_text(encoding="utf-8")), start=1):
+            yield pytest.param(block, id=f"{page.relative_to(ROOT)}-{number}")
+
+
+@pytest.mark.parametrize("block", list(blocks()))
+def test_a_python_block_compiles_and_runs(block: re.Match, tmp_path, monkeypatch):
+    code = compile(block["code"], "block", "exec")
+    if not block["norun"]:
+        monkeypatch.chdir(tmp_path)
+        exec(code, {"__name__": "block"})
+
+
+def names() -> list[str]:
+    found: set[str] = set()
+    for page in PAGES:
+        found |= set(
+            re.findall(r"`(controlarm(?:\.[A-Za-z_]\w*)+)(?:\(.*?\))?`", page.read_text("utf-8"))
+        )
+    return sorted(found)
+
+
+@pytest.mark.parametrize("name", names())
+def test_a_dotted_name_exists(name: str):
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            thing = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError as error:
+            if not (error.name or "").startswith("controlarm"):
+                raise
+            continue
+        for attribute in parts[length:]:
+            thing = getattr(thing, attribute)
+        return
+    raise AssertionError(f"{name} is no module")
+
+
+def links() -> Iterator:
+    for page in PAGES:
+        text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#\s]+)", text):
+            yield pytest.param(page.parent / target, id=f"{page.relative_to(ROOT)}-{target}")
+
+
+@pytest.mark.parametrize("target", list(links()))
+def test_a_link_leads_to_a_file(target: Path):
+    assert target.exists()
+
+
+def test_the_journal_is_documented_column_by_column():
+    listed = section(read("docs/formats.md"), "`steps.jsonl`").strip().split("\n\n")[1]
+    columns = [re.search(r"`(\w+)`", item) for item in listed.split("·")]
+    assert [c[1] for c in columns if c] == list(JOURNAL)
+    assert first_column(section(read("docs/metrics.md"), "`steps.jsonl`")) == list(JOURNAL)
+
+
+@pytest.mark.skipif(
+    not (ROOT / "README.md").exists() or not (ROOT / "controlarm/arms.py").exists(),
+    reason="there is no README or no arm yet",
+)
+def test_the_readme_has_a_row_for_every_arm_and_no_other():
+    arms = importlib.import_module("controlarm.arms").ARMS
+    table = section(read("README.md"), "Arms")
+    assert sorted(re.split(r"\W", name)[0] for name in first_column(table)) == sorted(arms)
+
+
+def test_agents_can_be_read_in_a_minute():
+    assert len(read("AGENTS.md").splitlines()) <= 40
+    assert read("CLAUDE.md") == read("AGENTS.md")
+
+
+def test_decisions_are_numbered_and_fit_a_page():
+    pages = sorted((ROOT / "docs/decisions").glob("*.md"))
+    for number, page in enumerate(pages, start=1):
+        text = page.read_text(encoding="utf-8")
+        assert page.name.startswith(f"{number:04d}-")
+        assert text.startswith(f"# {number}. ")
+        assert len(text.split()) <= 500
+        assert all(f"**{part}.**" in text for part in ("Problem", "Choice", "What we gave up"))
+
+
+def test_no_path_of_a_machine_is_tracked():
+    machine = re.compile(rb"(?<![\w.])/(?:work|tmp|root|home)/\w")
+    texts = {p: p.read_bytes() for p in tracked() if p.is_file()}
+    found = [p for p, text in texts.items() if b"\0" not in text and machine.search(text)]
+    assert not found
