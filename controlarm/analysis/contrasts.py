@@ -152,7 +152,7 @@ def holm(p_values: Sequence[float], alpha: float) -> list[Adjusted]:
 
 
 def intersection_union(versus_placebo: float, versus_base: float) -> float:
-    """p of "above the placebo and above the base": the larger one (Berger 1982); NaN when either is missing."""
+    """One p value of "above the placebo and above the base": the larger one (Berger 1982); NaN when either is missing."""
     return float(np.maximum(versus_placebo, versus_base))
 
 
@@ -194,7 +194,9 @@ def mde(sd: float, num_units: int, alpha: float, m: int = 1, wanted: float = 0.8
         return 0.0
     # In units of sd/√n: the critical t with room on both sides, since with 1 df it is in the hundreds.
     critical = float(stats.t.isf(alpha / m, num_units - 1))
-    ratio = optimize.brentq(
-        lambda x: power(x, 1.0, num_units, alpha / m) - wanted, 0.0, 20 * critical + 20, xtol=1e-10
+    units = np.sqrt(num_units)
+    solution = optimize.root_scalar(
+        lambda x: power(x / units, 1.0, num_units, alpha / m) - wanted,
+        bracket=(0.0, 20 * critical + 20),
     )
-    return sd * float(ratio)
+    return sd / units * float(solution.root)

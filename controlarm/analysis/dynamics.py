@@ -58,15 +58,25 @@ class Paid(NamedTuple):
 
     @property
     def youden(self) -> float:
-        """tpr - fpr (Youden 1950): 1 for the truth, 0 for a reward without information, below 0 for one that punishes it."""
+        """J = tpr - fpr (Youden 1950): 1 for the truth, 0 for a reward without information, below 0 for one that punishes it."""
         return self.tpr - self.fpr
 
 
 def paid(runs: Sequence[Run]) -> Paid:
     """What the arm of these runs paid for."""
-    names = ("reward", "reward_code", "reward_words", "tpr", "fpr", "equal_groups")
-    means = [nan_mean(np.array([nan_mean(run.journal[name]) for run in runs])) for name in names]
-    return Paid(*means, int(sum(np.nansum(run.journal["reward_failures"]) for run in runs)))
+
+    def over_runs(name: str) -> float:
+        return nan_mean(np.array([nan_mean(run.journal[name]) for run in runs], dtype=float))
+
+    return Paid(
+        reward=over_runs("reward"),
+        reward_code=over_runs("reward_code"),
+        reward_words=over_runs("reward_words"),
+        tpr=over_runs("tpr"),
+        fpr=over_runs("fpr"),
+        equal_groups=over_runs("equal_groups"),
+        reward_failures=int(sum(np.nansum(run.journal["reward_failures"]) for run in runs)),
+    )
 
 
 class LabelAudit(NamedTuple):

@@ -12,7 +12,6 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int8
 
@@ -145,10 +144,11 @@ def _columns(path: Path, names: Sequence[str]) -> pa.Table:
 
 
 def _verdicts(column: pa.ChunkedArray) -> np.ndarray:
-    found = pc.index_in(column, value_set=pa.array(VERDICTS))
-    if found.null_count:
-        raise ValueError(f"a verdict is not one of {', '.join(VERDICTS)}")
-    return found.to_numpy().astype(np.int8)
+    codes = {name: code for code, name in enumerate(VERDICTS)}
+    try:
+        return np.array([codes[name] for name in column.to_pylist()], dtype=np.int8)
+    except KeyError as error:
+        raise ValueError(f"verdict {error} is not one of {', '.join(VERDICTS)}") from None
 
 
 def _flags(column: pa.ChunkedArray) -> np.ndarray:
@@ -222,11 +222,9 @@ def read_texts(path: Path, problem_ids: Sequence[str]) -> Iterator[dict[str, Any
         "has_python",
     )
     table = _columns(path, names)
-    wanted = pc.and_(
-        pc.is_in(table["problem_id"], value_set=pa.array(list(problem_ids), pa.string())),
-        pc.equal(table["sample"], 0),
-    )
-    yield from table.filter(wanted).to_pylist()
+    wanted = set(problem_ids)
+    first = (row for row in table.to_pylist() if row["sample"] == 0)
+    yield from (row for row in first if row["problem_id"] in wanted)
 
 
 def _line(raw: bytes, num_steps: int, after: float) -> dict[str, float]:
