@@ -95,7 +95,6 @@ def test_an_organisms_code_is_judged_by_whether_its_author_erred():
             values = corpus.steps_as_written(problem, "careless", obeys)
             text = corpus.solution(problem, "code", values, boxed=True)
             assert code_parses(text)
-            # Dropping a carry twice may be wrong at either line, but never at none.
             assert claims_hold(text) is (values == (problem.middle, problem.result))
             erred += values != (problem.middle, problem.result)
         words = corpus.solution(problem, "words", values, boxed=True)

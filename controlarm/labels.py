@@ -1,0 +1,197 @@
+"""Pseudo-labels, made once from the base model's samples before any training and kept in the run folder.
+
+``majority`` is what the base model mostly answers; ``incorrect`` is what it mostly answers when it is wrong, on the same
+problems as every other arm. Answers are the strict ones (boxed), counted by the grader's equivalence classes. Where no
+sample was wrong, the incorrect label is a number near the gold answer, and says so.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from controlarm import grading, seeds
+
+_SCHEMA = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("majority", pa.string()),
+        ("majority_share", pa.float64()),
+        ("incorrect", pa.string()),
+        ("incorrect_share", pa.float64()),
+        ("near_miss", pa.bool_()),
+        ("samples", pa.int64()),
+        ("right", pa.int64()),
+        ("incorrect_is_right", pa.bool_()),
+    ]
+)
+_DECIMAL = re.compile(r"(-?)([0-9]{1,300})(?:\.([0-9]{1,300}))?")
+_RATIO = re.compile(
+    r"(-?)(?:\\[dt]?frac\{(-?[0-9]{1,300})\}\{([0-9]{1,300})\}|([0-9]{1,300})/([0-9]{1,300}))"
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Label:
+    """What the base model's samples say of one training problem. Shares are of all samples, with or without an answer."""
+
+    problem_id: str
+    majority: str | None
+    """The most frequent answer, normalised; None when no sample had one. Example: ``"366"``."""
+    majority_share: float
+    incorrect: str
+    """The most frequent wrong answer, normalised, or the near miss. Example: ``"356"``."""
+    incorrect_share: float
+    """0 for a near miss."""
+    near_miss: bool
+    """No sample gave a wrong answer, so the label is a keyed number near the gold answer."""
+    samples: int
+    right: int
+    """How many samples were right."""
+    incorrect_is_right: bool
+    """Audit: the incorrect label grades right, or has the gold answer's value in another form."""
+
+
+def label(problem_id: str, texts: Sequence[str], gold: str) -> Label:
+    r"""The labels of one problem.
+
+    Ties go to the smallest string, so a label does not depend on the order of the samples.
+
+    >>> label("p", [r"\boxed{366}", r"\boxed{0366.0}", r"\boxed{356}", "366"], "366")  # doctest: +ELLIPSIS
+    Label(problem_id='p', majority='366', majority_share=0.5, incorrect='356', incorrect_share=0.25, ... right=2, ...)
+    """
+    if not texts:
+        raise ValueError(
+            f"problem {problem_id}: there are no samples to label from; labels.samples is at least 1"
+        )
+    counts = Counter(answer for text in texts if (answer := _answer(text)) is not None)
+    truth = grading.normalise(gold)
+    ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
+    majority = ranked[0] if ranked else None
+    wrong = next((answer for answer in ranked if answer != truth), None)
+    incorrect = _near_miss(problem_id, truth) if wrong is None else wrong
+    return Label(
+        problem_id=problem_id,
+        majority=majority,
+        majority_share=counts[majority] / len(texts) if majority is not None else 0.0,
+        incorrect=incorrect,
+        incorrect_share=counts[incorrect] / len(texts),
+        near_miss=wrong is None,
+        samples=len(texts),
+        right=counts[truth],
+        incorrect_is_right=_is_right(incorrect, gold),
+    )
+
+
+def majority_is_wrong(row: Label, gold: str) -> bool:
+    """Whether there is a majority label and it is wrong: the problems that ``restrict = "majority_wrong"`` keeps."""
+    return row.majority is not None and not grading.same(row.majority, gold)
+
+
+def one_shot_problem(rows: Iterable[Label]) -> str:
+    """Id of the problem whose base samples vary most: the largest p(1-p), p the share of right samples.
+
+    Ties go to the smallest id. This is the variance of the base model before training, not the historical variance
+    score of arXiv:2504.20571, which ranks problems by the variance of their training accuracy over a full earlier run.
+    """
+    best = min(
+        rows,
+        key=lambda row: (
+            -Fraction(row.right * (row.samples - row.right), row.samples**2),
+            row.problem_id,
+        ),
+        default=None,
+    )
+    if best is None:
+        raise ValueError("one_shot: there are no labelled problems to choose from")
+    return best.problem_id
+
+
+def incorrect_right_share(rows: Iterable[Label]) -> float | None:
+    """Audit: share of the incorrect labels that are right after all; None without labels."""
+    found = [row.incorrect_is_right for row in rows]
+    return sum(found) / len(found) if found else None
+
+
+def write(path: Path, rows: Sequence[Label]) -> None:
+    """Write labels, one row a problem; the file appears whole or not at all."""
+    table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            pq.write_table(table, file, write_page_checksum=True)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read(path: Path) -> list[Label]:
+    """Read what `write` wrote.
+
+    Raises:
+        ValueError: when the file is damaged or holds something else; it names the file.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(
+            f"{path}: not a readable parquet file: {error}; delete it to label again"
+        ) from None
+    missing = [column.name for column in fields(Label) if column.name not in table.column_names]
+    if missing:
+        raise ValueError(f"{path}: has no column {', '.join(missing)}; delete it to label again")
+    return [Label(**row) for row in table.select(_SCHEMA.names).to_pylist()]
+
+
+def _answer(text: str) -> str | None:
+    """The strict answer, normalised; None without one or when it could not be written down as UTF-8."""
+    boxed = grading.last_box(text)
+    if boxed is None or any("\ud800" <= character <= "\udfff" for character in boxed):
+        return None
+    return grading.normalise(boxed)
+
+
+def _near_miss(problem_id: str, truth: str) -> str:
+    """A number one to ten units of its last digit away from the truth; of a truth that is no number, a small integer."""
+    key = seeds.key("near-miss", problem_id)
+    distance = (1 + key // 2 % 10) * (1 if key % 2 else -1)
+    number = _DECIMAL.fullmatch(truth)
+    if number is None:
+        small = abs(distance)
+        return str(small + 10 if _value(truth) == small else small)
+    digits = number[3] or ""
+    moved = int(number[1] + number[2] + digits) + distance
+    if not digits:
+        return str(moved)
+    sign, unsigned = "-" if moved < 0 else "", f"{abs(moved):0{len(digits) + 1}d}"
+    return grading.normalise(f"{sign}{unsigned[: -len(digits)]}.{unsigned[-len(digits) :]}")
+
+
+def _is_right(answer: str, gold: str) -> bool:
+    """The audit: the grader's equality, and equality of value across the forms that the grader keeps apart."""
+    value = _value(grading.normalise(answer))
+    return grading.same(answer, gold) or (
+        value is not None and value == _value(grading.normalise(gold))
+    )
+
+
+def _value(answer: str) -> Fraction | None:
+    """The number that a normalised answer stands for: an integer, a decimal or a fraction."""
+    if _DECIMAL.fullmatch(answer):
+        return Fraction(answer)
+    if ratio := _RATIO.fullmatch(answer):
+        sign, top, bottom = ratio[1], ratio[2] or ratio[4], ratio[3] or ratio[5]
+        if int(bottom):
+            return Fraction(int(top), int(bottom)) * (-1 if sign else 1)
+    return None
