@@ -5,10 +5,13 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from controlarm.analysis.folder import JOURNAL
+from controlarm.analysis.summary import summarise
+from tests.fabricate import fabricate
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -102,6 +105,30 @@ def test_the_journal_is_documented_column_by_column():
     columns = [re.search(r"`(\w+)`", item) for item in listed.split("·")]
     assert [c[1] for c in columns if c] == list(JOURNAL)
     assert first_column(section(read("docs/metrics.md"), "`steps.jsonl`")) == list(JOURNAL)
+
+
+IDENTITY = {"version", "pretraining_seed", "seed", "step", "steps", "k", "units", "values", "value"}
+"""Keys of the report that say where a number belongs, or hold a number that the row or table names."""
+
+
+def numbers(part: Any, key: str = "") -> Iterator[str]:
+    """Keys of a report that hold a number or a list of numbers."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from numbers(value, name)
+    elif isinstance(part, list):
+        for value in part:
+            yield from numbers(value, key)
+    elif isinstance(part, int | float):
+        yield key
+
+
+def test_every_number_of_the_report_is_documented(tmp_path):
+    fabricate(tmp_path / "fabricated")
+    report = summarise(tmp_path / "fabricated")
+    shown = {name for title, part in report.items() if title != "trial" for name in numbers(part)}
+    documented = set(re.findall(r"`(\w+)`", read("docs/metrics.md")))
+    assert shown - IDENTITY - documented == set()
 
 
 @pytest.mark.skipif(
