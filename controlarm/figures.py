@@ -42,9 +42,8 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
     >>> ticks(0, 1), ticks(-0.13, 0.31)
     ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [-0.1, 0.0, 0.1, 0.2, 0.3])
     """
-    rough = (high - low) / count
-    size = 10.0 ** math.floor(math.log10(rough))
-    step = next(size * m for m in (1, 2, 5, 10) if size * m >= rough * 0.999)
+    size = 10.0 ** math.floor(math.log10((high - low) / count))
+    step = min((size * m for m in (1, 2, 5, 10)), key=lambda s: abs((high - low) / s - count))
     digits = max(0, 1 - math.floor(math.log10(step)))
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [round(i * step, digits) + 0.0 for i in range(first, last + 1)]
@@ -72,7 +71,8 @@ def thin(xs: Sequence[float], ys: Sequence[float | None]) -> list[tuple[float, f
 
 def marker(mark: str, x: float, y: float, size: float = 4.2) -> Markup:
     """The shape of an arm: circle, square, diamond, triangles; a ring for placebo and base."""
-    kind = int(mark[1:]) % 5 if mark[1:].isdigit() else -1
+    name = mark.split()[-1]
+    kind = int(name[1:]) % 5 if name[1:].isdigit() else -1
     if kind <= 0:
         return element("circle", class_=f"{mark} mark", cx=x, cy=y, r=size)
     corners = {

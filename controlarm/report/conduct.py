@@ -18,6 +18,7 @@ def conduct(view: View) -> Markup:
         Stage("runs finished", _count(found.get("runs_finished"))),
         Stage("rollouts trained on", _count(found.get("rollouts_trained")),
               (("truncated", _share(found.get("truncated_trained_share"))),
+               ("unscored", _count(found.get("unscored_trained"))),
                ("rewards failed", _count(found.get("reward_failures"))))),
         Stage("completions evaluated", _count(found.get("completions_evaluated")),
               (("unscored", _count(found.get("unscored"))),

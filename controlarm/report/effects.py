@@ -28,7 +28,7 @@ def verdict(view: View) -> Markup:
     parts: list[object] = []
     if not trial.get("complete"):
         parts.append(element("p", element("span", "incomplete trial", class_="badge bad"),
-                             " Not every planned run has finished; what follows may still change."))  # fmt: skip
+                             " Not every planned run has finished, or a file is damaged (see Flow): what follows may still change."))  # fmt: skip
     if siblings := trial.get("siblings") or []:
         names = [
             element("li", element("code", s.get("folder")), f" (digest {str(s.get('digest'))[:8]})")
@@ -48,10 +48,17 @@ def verdict(view: View) -> Markup:
         )  # fmt: skip
     sentences = view.summary.get("headline") or []
     if sentences:
-        parts.append(element("ul", *(element("li", s) for s in sentences[:60]), class_="verdict"))
+        words = element(
+            "ul",
+            *(element("li", s) for s in sentences[:60]),
+            class_="verdict" if len(sentences) <= 5 else "verdict long",
+        )
     else:
-        parts.append(missing("No verdict", "no preregistered contrast could be computed yet."))
-    parts.append(_matrix(view))
+        words = missing("No verdict", "no preregistered contrast could be computed yet.")
+    matrix = _matrix(view)
+    parts.append(
+        element("div", words, element("div", matrix), class_="answer") if matrix else words
+    )
     return section("verdict", "What came out", *parts)
 
 
@@ -87,8 +94,9 @@ def _cell(row: Entry | None) -> object:
     found = row.get("verdict")
     kind = VERDICTS.get(str(found), ("", ""))[1]
     lines = [element("strong", points(row.get("estimate")))]
-    if row.get("ci95"):
-        lines.append(element("small", interval(row["ci95"])))
+    remark = interval(row["ci95"]) if row.get("ci95") else row.get("note")
+    if remark:
+        lines.append(element("small", remark))
     if found:
         lines.append(element("small", verdict_words(found), class_=kind))
     return join(lines, " ")
@@ -121,7 +129,9 @@ def _held(row: Entry) -> Markup:
     held = row.get("held")
     if held is None:
         return element("strong", "not known", class_="even")
-    return element("strong", "✓ held" if held else "✗ did not hold", class_="good" if held else "bad")
+    return element(
+        "strong", "✓ held" if held else "✗ did not hold", class_="good" if held else "bad"
+    )
 
 
 def _why(row: Entry) -> Markup:
@@ -193,7 +203,10 @@ def _tables(view: View) -> Markup:
         r for r in everything if r.get("metric") == view.metric and r.get("step") == view.step
     ]
     others = [r for r in everything if r not in at_end]
-    parts = [table("All numbers of the endpoint, against placebo and against base. Points, unless said.", _columns(view, False), at_end)]  # fmt: skip
+    inner = table(
+        "Against placebo and against base; points, unless said.", _columns(view, False), at_end
+    )
+    parts = [element("details", element("summary", "All numbers of the endpoint"), inner)]
     if others:
         inner = table("Other metrics and steps: exploratory, not adjusted for their number.", _columns(view, True), others[:600])  # fmt: skip
         cut = f" (the first 600 of {len(others)}; all in report.json)" if len(others) > 600 else ""
@@ -216,9 +229,16 @@ def _columns(view: View, exploratory: bool) -> list[Column]:
             Column("Metric", lambda r: METRICS.get(str(r.get("metric")), (r.get("metric"),))[0], numeric=False),
             Column("Step", lambda r: r.get("step")),
         ]  # fmt: skip
+    else:
+        columns.append(
+            Column("Verdict", lambda r: verdict_words(r.get("verdict")) or "–", "of the comparison with placebo", numeric=False)
+        )  # fmt: skip
+        columns.append(
+            Column("Kind", lambda r: "primary" if r.get("primary") else "exploratory", "primary comparisons are named in the protocol and adjusted together", numeric=False)
+        )  # fmt: skip
     columns += [
         Column("Difference", lambda r: points(r.get("estimate"))),
-        Column("95 % interval", lambda r: interval(r.get("ci95"))),
+        Column("95 % interval", lambda r: interval(r["ci95"]) if r.get("ci95") else r.get("note") or "–"),
         Column("90 % interval", lambda r: interval(r.get("ci90"))),
         Column("SE", lambda r: percent(r.get("se")), "standard error over seeds, points"),
         Column("SE, problems", lambda r: percent(r.get("problem_se")), "standard error over problems with the seeds held fixed, points"),
@@ -230,6 +250,5 @@ def _columns(view: View, exploratory: bool) -> list[Column]:
             Column("p, Holm", lambda r: p_value(r.get("p_holm")), "adjusted for all primary comparisons of the protocol"),
             Column("Holm bound", lambda r: points(r.get("holm_lower")), "lower bound of the difference after Holm’s adjustment"),
             Column("MDE", lambda r: percent(r.get("mde")), "minimum detectable effect: the true difference that a trial of this size would find with 80 % power"),
-            Column("Verdict", lambda r: verdict_words(r.get("verdict")) + ("" if r.get("primary") or not r.get("verdict") else " (exploratory)"), numeric=False),
         ]  # fmt: skip
     return columns

@@ -87,7 +87,11 @@ def _waterfall(view: View) -> Markup:
         Column("95 % interval", lambda r: interval(r.get("ci95"))),
     ]  # fmt: skip
     caption = "Each bar starts where the one above it ends; the last is the whole. Line: 95 % interval of that part alone, rings: seeds. Where “null” is long, the reward’s content had little to do with the gain."  # fmt: skip
-    numbers = table("Parts of the gain over base.", columns, view.rows("decomposition"))
+    numbers = element(
+        "details",
+        element("summary", "Numbers of the decomposition"),
+        table("Parts of the gain over base, points.", columns, view.rows("decomposition")),
+    )
     return join(
         [element("h3", "Null, elicitation, reward design"), figure(panels, caption), numbers]
     )
@@ -213,18 +217,34 @@ def _cell(cell: Entry) -> str:
 
 def _format(view: View) -> Markup:
     rows = view.rows("format_split")
-    heading = element("h3", "Format: boxing an answer that was already right")
+    heading = element("h3", "Being right, or only boxing what was right already")
     if not rows:
         return join([heading, missing("No format split", "lenient verdicts are missing.")])
+    names = ("gain under the lenient grader", "format: right before, boxed now")
+    bars = {
+        group: [
+            Bar(r["arm"], view.mark(r["arm"]), points(r.get("gain_strict")),
+                (r.get("gain_lenient"), r.get("format_part")))
+            for r in _last(view, "format_split", *group)
+        ]
+        for group in view.groups
+    }  # fmt: skip
+    bars = {group: found for group, found in bars.items() if found}
     columns = [
         Column("Arm", lambda r: r.get("arm"), numeric=False),
         Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
         Column("Gain, strict", lambda r: points(r.get("gain_strict")), "only a boxed answer counts"),
         Column("Gain, lenient", lambda r: points(r.get("gain_lenient")), "any final answer counts"),
-        Column("Format part", lambda r: points(r.get("format_part")), "strict gain minus lenient gain: right answers that only began to be boxed"),
-        Column("95 % interval", lambda r: interval(r.get("format_part_ci95") or r.get("ci95"))),
+        Column("Format part", lambda r: points(r.get("format_part")), "strict gain minus lenient gain"),
+        Column("95 % interval", lambda r: interval(r.get("format_part_ci95") or r.get("ci95")), "of the format part"),
     ]  # fmt: skip
-    return join([heading, table("Gain over base under the strict and the lenient grader, points.", columns, rows)])  # fmt: skip
+    caption = "The strict gain (number at the right) is the gain when any final answer counts, plus what came from putting answers in a box. A gain that is mostly format is no gain in arithmetic."
+    return join([
+        heading, _part_legend(names),
+        figure(_bars_figure(view, "format", bars, names, "gain over base, percentage points"), caption),
+        element("details", element("summary", "Numbers of the format split"),
+                table("Gain over base under the strict and the lenient grader, points.", columns, rows)),
+    ])  # fmt: skip
 
 
 def boundary(view: View) -> Markup:

@@ -31,10 +31,11 @@ def problems(view: View) -> list[Entry]:
     groups: dict[tuple[Any, ...], Entry] = {}
     for row in view.rows("rollouts"):
         where = tuple(
-            row.get(k) for k in ("family", "pretraining_seed", "seed", "problem_id", "decoding")
+            row.get(k)
+            for k in ("family", "recipe", "pretraining_seed", "seed", "problem_id", "decoding")
         )
         entry = groups.setdefault(where, {
-            "f": visible(row.get("family")), "u": f"p{row.get('pretraining_seed')} · s{row.get('seed')}",
+            "f": visible(view.group_name(str(row.get("family")), str(row.get("recipe")))), "u": f"p{row.get('pretraining_seed')} · s{row.get('seed')}",
             "id": visible(row.get("problem_id"), 200), "q": visible(row.get("problem"), 1000),
             "g": visible(row.get("gold"), 200), "d": visible(row.get("decoding"), 40), "rows": [],
         })  # fmt: skip

@@ -82,7 +82,7 @@ def metric_figure(view: View, metric: str, members: bool = True) -> Markup | Non
     heading, meaning = METRICS.get(metric, (metric, ""))
     longest = max(len(row["steps"]) for row in rows)
     thinned = (
-        f" Every {-(-longest // POINTS_DRAWN)}th step is drawn." if longest > POINTS_DRAWN else ""
+        f" One step in {-(-longest // POINTS_DRAWN)} is drawn." if longest > POINTS_DRAWN else ""
     )
     lone = " Thick: mean over seeds, drawn where all have a value; faint: each seed." if members else " Means over seeds."  # fmt: skip
     caption = f"{meaning[:1].upper()}{meaning[1:]}.{lone}{thinned}"
@@ -118,7 +118,7 @@ def strategies(view: View) -> Markup:
         return section("strategies", "Strategies", missing("No strategies", "no completions were evaluated."))  # fmt: skip
     lead = element("p", "A completion solves its problem in code (Python lines with their values) or in words. A reward that says nothing about the answer can still move the share; whether that gains anything depends on which strategy the model is better at.")  # fmt: skip
     parts: list[object] = [lead, _share_figure(view, rows)]
-    for decoding in dict.fromkeys(str(r.get("decoding")) for r in rows):
+    for decoding in sorted({str(r.get("decoding")) for r in rows}, reverse=True):  # sampled first
         inner = _strategy_table(view, decoding)
         if decoding == "greedy" and len({r.get("decoding") for r in rows}) > 1:
             inner = element("details", element("summary", "The same for greedy completions"), inner)
@@ -227,7 +227,7 @@ def rewards(view: View) -> Markup:
             Column("Family", lambda r: r.get("family"), numeric=False),
             Column("Pretraining seed", lambda r: r.get("pretraining_seed")),
             Column("Problems", lambda r: r.get("problems")),
-            Column("Majority right, %", lambda r: percent(r.get("majority_right")), "share of problems whose majority label equals the right answer"),
+            Column("Majority right", lambda r: _count(r.get("majority_right")), "problems whose majority label is the right answer"),
             Column("No majority", lambda r: _count(r.get("majority_missing")), "no sample of the base had an answer"),
             Column("“Incorrect” that is right", lambda r: _count(r.get("incorrect_is_right")), "audit: labels meant to be wrong that grade as right"),
             Column("Near misses", lambda r: _count(r.get("near_misses")), "no sample of the base was wrong; the label is a number close by"),
