@@ -35,42 +35,39 @@ def mean_pass_at_k(samples: Completions, k: int) -> float:
 
 
 @lru_cache(maxsize=100_000)
-def _wins(count: int, earlier: tuple[int, ...], later: tuple[int, ...], silent: int, k: int) -> int:
-    """In how many k-subsets an answer given ``count`` times has the plurality.
+def _wins(count: int, rivals: tuple[int, ...], silent: int, k: int) -> float:
+    """In how many k-subsets an answer given ``count`` times has the plurality; of a tie among t answers, 1/t.
 
-    It beats ``later`` answers (larger strings) on ties and loses to ``earlier`` ones. ``silent`` samples do not vote.
+    ``rivals`` are the other answers' counts; ``silent`` samples do not vote. Subsets are counted as products of polynomials, by size and
+    number of tied rivals.
     """
-    total = 0
+    total = 0.0
     for votes in range(1, min(count, k) + 1):
-        ways = [0] * (k - votes + 1)
-        ways[0] = 1
-        rivals = (
-            [(n, votes - 1) for n in earlier] + [(n, votes) for n in later] + [(silent, silent)]
-        )
-        for n, most in rivals:
-            ways = [
-                sum(ways[size - j] * comb(n, j) for j in range(min(n, most, size) + 1))
-                for size in range(len(ways))
-            ]
-        total += comb(count, votes) * ways[-1]
+        ways: Counter[tuple[int, int]] = Counter({(k - votes, 0): 1})
+        for n, most, tie in (*((rival, votes, votes) for rival in rivals), (silent, k, None)):
+            more: Counter[tuple[int, int]] = Counter()
+            for (left, ties), count_so_far in ways.items():
+                for taken in range(min(n, most, left) + 1):
+                    more[left - taken, ties + (taken == tie)] += count_so_far * comb(n, taken)
+            ways = more
+        whole = sum(w / (1 + ties) for (left, ties), w in ways.items() if left == 0)
+        total += comb(count, votes) * whole
     return total
 
 
 def majority_right(answers: Sequence[str | None], right: Sequence[bool], k: int) -> float:
     """Probability that the plurality answer of k samples, drawn without replacement, is right; exact, not sampled.
 
-    Answers are equal when their normalised strings are; ties go to the smallest string; None does not vote; a draw without any vote is
-    wrong.
+    Answers are equal when their normalised strings are. Ties go to the answer drawn first, so t tied answers win equally often and no
+    answer gains by how it looks: maj@2 is maj@1. None does not vote; a draw without any vote is wrong.
     """
     counts = Counter(answer for answer in answers if answer is not None)
-    names = sorted(counts)
-    winners = {answer for answer, good in zip(answers, right, strict=True) if good}
-    good = 0
-    for i, name in enumerate(names):
-        if name in winners:
-            earlier = tuple(sorted(counts[n] for n in names[:i]))
-            later = tuple(sorted(counts[n] for n in names[i + 1 :]))
-            good += _wins(counts[name], earlier, later, len(answers) - counts.total(), k)
+    winners = {a for a, good in zip(answers, right, strict=True) if good and a is not None}
+    silent = len(answers) - counts.total()
+    good = 0.0
+    for name in winners:
+        rivals = tuple(sorted(n for other, n in counts.items() if other != name))
+        good += _wins(counts[name], rivals, silent, k)
     return good / comb(len(answers), k)
 
 

@@ -7,6 +7,7 @@ where 2.5 % are promised (``tests/test_analysis_contrasts.py`` measures both).
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -192,11 +193,17 @@ def mde(sd: float, num_units: int, alpha: float, m: int = 1, wanted: float = 0.8
         return float("nan")
     if sd == 0:
         return 0.0
-    # In units of sd/√n: the critical t with room on both sides, since with 1 df it is in the hundreds.
-    critical = float(stats.t.isf(alpha / m, num_units - 1))
-    units = np.sqrt(num_units)
+    return sd * _detectable_ratio(num_units, alpha / m, wanted)
+
+
+@lru_cache
+def _detectable_ratio(num_units: int, level: float, wanted: float) -> float:
+    """The minimum detectable effect in standard deviations."""
+    # Solved in units of sd/√n: the critical t with room on both sides, since with 1 df it is in the hundreds.
+    units = float(np.sqrt(num_units))
+    critical = float(stats.t.isf(level, num_units - 1))
     solution = optimize.root_scalar(
-        lambda x: power(x / units, 1.0, num_units, alpha / m) - wanted,
+        lambda x: power(x / units, 1.0, num_units, level) - wanted,
         bracket=(0.0, 20 * critical + 20),
     )
-    return sd / units * float(solution.root)
+    return float(solution.root) / units

@@ -61,7 +61,7 @@ class Cell(NamedTuple):
 Partition = Mapping[str, Cell]
 """``code_code``, ``code_words``, ``words_code``, ``words_words``: strategy before, then after."""
 
-PATHS = ("code_code", "code_words", "words_code", "words_words")
+PATHS: tuple[str, ...] = ("code_code", "code_words", "words_code", "words_words")
 
 
 def four_way(

@@ -46,8 +46,8 @@ def placebo_part(where: str, arm: str, placebo: str, raw: Estimate, null: Estima
     """
     if not (raw.num_units and null.num_units):
         return f"{where}: what {placebo} alone gave of {arm}'s raw gain cannot be told: runs are missing."
-    alone = f"{placebo} alone {change(null.mean)}"
-    start = f"{where}: {arm} {change(raw.mean)} over the base and {alone} over it"
+    alone = f"{placebo} alone {change(null.mean)} ({interval(null)})"
+    start = f"{where}: over the base, {arm} {change(raw.mean)} and {alone}"
     if raw.note is not None or not t_interval(raw, 0.95)[0] > 0:
         return f"{start}; no share is given, since the raw gain is not clearly above 0."
     if null.mean < 0:
