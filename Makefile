@@ -1,6 +1,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/pip --quiet --disable-pip-version-check
+PIP := $(BIN)/pip -qq --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
 .PHONY: setup trial test check fmt bench docs clean
