@@ -29,6 +29,10 @@ from controlarm.organisms.transformer import (
 )
 
 
+TINY = np.finfo(np.float32).tiny
+"""Floor of an exponential draw, so that its logarithm is finite."""
+
+
 class Completions(NamedTuple):
     """What was sampled. Positions after the end token are padding with log-probability and entropy 0."""
 
@@ -40,16 +44,18 @@ class Completions(NamedTuple):
 
 
 def gumbel_noise(
-    paths: Sequence[tuple[seeds.Part, ...]], num_samples: int, num_tokens: int, vocab: int
+    paths: Sequence[Sequence[tuple[seeds.Part, ...] | None]], num_tokens: int, vocab: int
 ) -> Float[Tensor, "prompt sample token vocab"]:
-    """Standard Gumbel noise; prompt i's sample j is keyed by ``(*paths[i], j)``."""
-    noise = np.empty((len(paths), num_samples, num_tokens, vocab), dtype=np.float32)
-    for i, path in enumerate(paths):
-        for j in range(num_samples):
-            rng = seeds.generator("sampling", *path, j)
+    """Standard Gumbel noise, each sample keyed by its own path; zero, which decodes greedily, where the path is None."""
+    noise = np.zeros((len(paths), len(paths[0]), num_tokens, vocab), dtype=np.float32)
+    for i, row in enumerate(paths):
+        for j, path in enumerate(row):
+            if path is None:
+                continue
+            rng = seeds.generator("sampling", *path)
             rng.standard_exponential(out=noise[i, j], dtype=np.float32)
-    tiny = np.finfo(np.float32).tiny
-    return torch.from_numpy(noise).clamp_(min=tiny).log_().neg_()
+            np.log(np.maximum(noise[i, j], TINY), out=noise[i, j])
+    return torch.from_numpy(noise).neg_()
 
 
 class Cache(NamedTuple):

@@ -60,7 +60,11 @@ class State:
         runs = weights["embed"].shape[0]
         active = torch.ones(runs, dtype=torch.bool, device=weights["embed"].device)
         return cls(
-            step=0, weights=weights, optimizer=make_optimizer(weights, recipe), active=active, failures={}
+            step=0,
+            weights=weights,
+            optimizer=make_optimizer(weights, recipe),
+            active=active,
+            failures={},
         )
 
     def fail(self, run: int, reason: str) -> None:
@@ -89,9 +93,13 @@ class State:
                 weight.copy_(tensors[f"weights.{name}"])
                 end = f".{name}"
                 self.optimizer.state[weight] = {
-                    key.removeprefix("optimizer.").removesuffix(end): value.to(weight.device).clone()
+                    key.removeprefix("optimizer.").removesuffix(end): value.to(
+                        weight.device
+                    ).clone()
                     for key, value in tensors.items()
-                    if key.startswith("optimizer.") and key.endswith(end) and key.count(".") - end.count(".") == 1
+                    if key.startswith("optimizer.")
+                    and key.endswith(end)
+                    and key.count(".") - end.count(".") == 1
                 }
 
 
@@ -213,7 +221,9 @@ def _metrics(
         "sampler_gap_max": gap.amax((1, 2)),
     }
     if first.kl_base is not None:
-        found["kl_base"] = torch.stack([r.kl_base for r in reports if r.kl_base is not None]).mean(0)
+        found["kl_base"] = torch.stack([r.kl_base for r in reports if r.kl_base is not None]).mean(
+            0
+        )
     table: list[dict[str, Any]] = [{"kl_base": None} for _ in range(runs)]
     for name, values in found.items():
         for run, value in enumerate(values.tolist()):

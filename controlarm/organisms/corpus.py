@@ -25,7 +25,7 @@ VERSION = "corpus-1"
 
 Strategy = Literal["code", "words"]
 Skill = Literal["careful", "careless"]
-"""`careful` drops the borrow when the second step is a subtraction; `careless` drops every carry and borrow."""
+"""`careful` drops the borrow when the second step is a subtraction; `careless` drops every carry and borrow of the first."""
 
 
 class Mixture(NamedTuple):
@@ -74,7 +74,7 @@ def steps_as_written(problem: Sum, skill: Skill, obeys: bool) -> tuple[int, int]
         return middle, result
     if skill == "careless":
         middle = without_carry(problem.start, problem.first)
-        return middle, without_carry(middle, problem.second)
+        return middle, middle + problem.second
     return middle, without_carry(middle, problem.second) if problem.second < 0 else result
 
 

@@ -89,7 +89,9 @@ def mlp(weights: Weights, i: int, x: Float[Tensor, "run row hidden"]) -> Tensor:
     return project(gate * project(x, weights[f"{i}.up"]), weights[f"{i}.down"])
 
 
-def attention_mask(tokens: Int[Tensor, "run rollout token"]) -> Bool[Tensor, "run rollout 1 token token"]:
+def attention_mask(
+    tokens: Int[Tensor, "run rollout token"],
+) -> Bool[Tensor, "run rollout 1 token token"]:
     """Causal, padding hidden; a position always sees itself, so no row of the softmax is empty."""
     length = tokens.shape[-1]
     causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()

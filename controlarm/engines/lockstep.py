@@ -1,0 +1,544 @@
+"""The default engine: a shard of runs trained together on one thread, from base weights to evaluated checkpoints.
+
+A shard's state is committed in one file, all its runs at once; journals are cut back to that commit when it resumes.
+Killed at any instant, it therefore goes on to the same bytes.
+"""
+
+import functools
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from controlarm import arms, checkpoints, evaluation, labels, seeds
+from controlarm.checkpoints import DamagedFileError
+from controlarm.evaluation import GREEDY, VERDICT_FIELDS, Grid, Row, judge, verdict_columns
+from controlarm.journal import Journal, Mark
+from controlarm.labels import Label
+from controlarm.organisms import released, tokenizer
+from controlarm.organisms.transformer import Shape, Weights
+from controlarm.protocol import Protocol, RunSpec
+from controlarm.records import Problem
+from controlarm.sampling import Completions, gumbel_noise
+from controlarm.train import Prompts, Settings, State, Step, compute_weights, train
+from controlarm.update import DTYPES
+
+FAILED_SHARE = 0.05
+"""A run stops when more than this share of a step's rewards failed."""
+
+COMMIT_EVERY = 10
+"""Steps between commits; evaluation steps and the last are always committed."""
+
+
+class Plan(NamedTuple):
+    """What is fixed for all shards before the first step; from ``plan.json``."""
+
+    folder: Path
+    protocol: Protocol
+    runs: list[RunSpec]
+    shards: list[list[int]]
+    prompt_length: int
+    micro: int
+    compiled: bool
+    device: str
+
+
+Report = Callable[[dict[str, Any]], None]
+"""Receives progress: ``stage``, ``step``, ``seconds`` and the runs' newest numbers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """The runs of one shard and what they train on."""
+
+    plan: Plan
+    number: int
+    specs: list[RunSpec]
+    grid: Grid
+    shape: Shape
+    base: Weights
+    """float32, every run's own base."""
+    arms: list[arms.Arm]
+    pools: list[list[Problem]]
+    """Training problems of each run."""
+    labels: list[dict[str, Label]]
+    held_out: list[Problem]
+
+    @property
+    def recipe_name(self) -> str:
+        return self.specs[0].recipe
+
+    @property
+    def settings(self) -> Settings:
+        recipe = self.plan.protocol.recipes[self.recipe_name]
+        return Settings(recipe, self.shape, self.plan.micro, self.plan.compiled)
+
+    def folder(self, run: int) -> Path:
+        """A run's folder."""
+        return self.plan.folder / self.specs[run].path
+
+    @property
+    def state_path(self) -> Path:
+        return self.plan.folder / "shards" / f"{self.number:03d}.safetensors"
+
+
+def run_shard(plan: Plan, number: int, report: Report) -> None:
+    """Bring one shard from wherever it stands to its end.
+
+    Raises:
+        DamagedFileError: when a file that it needs does not hold what was written to it.
+        OSError: when a file cannot be written; what was committed stays.
+    """
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    problems = read_problems(plan.folder)
+    shard = _open(plan, number, problems, report)
+    state = State.start(shard.base, shard.settings.recipe)
+    journals, finished = _resume(shard, state)
+    if finished:
+        return
+    if state.step == 0:
+        _evaluate_base(shard)
+        report(_progress(shard, 0, "evaluated", time.perf_counter() - started))
+    base = compute_weights(shard.base, shard.settings.recipe)
+    last = plan.protocol.design.num_steps
+    clock = time.perf_counter()
+    for step in train(
+        state, last, functools.partial(_prompts, shard), functools.partial(_pay, shard),
+        shard.settings, base,
+    ):  # fmt: skip
+        newest = _record(shard, state, step, journals)
+        evaluates = step.step in plan.protocol.evaluation.steps
+        report(_progress(shard, step.step, "trained", time.perf_counter() - clock, newest))
+        clock = time.perf_counter()
+        if evaluates:
+            _evaluate(shard, state)
+            report(_progress(shard, step.step, "evaluated", time.perf_counter() - clock))
+            clock = time.perf_counter()
+        if evaluates or step.step % COMMIT_EVERY == 0 or step.step == last:
+            _commit(shard, state, journals, finished=step.step == last)
+    for journal in journals:
+        journal.close()
+
+
+def read_problems(folder: Path) -> dict[str, list[Problem]]:
+    """Problems by split, from ``problems.parquet``."""
+    path = folder / "problems.parquet"
+    try:
+        rows = pq.read_table(path).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedFileError(f"{path}: cannot be read: {error}") from None
+    found: dict[str, list[Problem]] = {"training": [], "held_out": []}
+    for row in rows:
+        found[row["split"]].append(Problem(id=row["id"], text=row["text"], answer=row["answer"]))
+    return found
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    """A parquet file, whole or not at all, with a checksum on every page."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    checkpoints.write_atomic(path, sink.getvalue().to_pybytes())
+
+
+def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: Report) -> Shard:
+    protocol = plan.protocol
+    specs = [plan.runs[i] for i in plan.shards[number]]
+    recipe = protocol.recipes[specs[0].recipe]
+    grid = Grid(
+        recipe.prompts_per_step, recipe.group_size, plan.prompt_length, protocol.design.max_tokens
+    )
+    bases, shape = {}, Shape()
+    for spec in specs:
+        key = (spec.family, spec.pretraining_seed)
+        if key not in bases:
+            weights, _, shape = released.load(*key)
+            bases[key] = {name: w.to(plan.device) for name, w in weights.items()}
+    made = {}
+    for key, weights in bases.items():
+        started = time.perf_counter()
+        compute = {n: w.to(DTYPES[recipe.precision]) for n, w in weights.items()}
+        made[key] = _labels(plan, key, compute, problems["training"], len(specs), grid, shape)
+        report(
+            {
+                "stage": "labelled",
+                "shard": number,
+                "step": 0,
+                "seconds": time.perf_counter() - started,
+            }
+        )
+    keyed = [(s.family, s.pretraining_seed) for s in specs]
+    tables = {name: arms.build(name, arm, protocol.arms) for name, arm in protocol.arms.items()}
+    return Shard(
+        plan=plan,
+        number=number,
+        specs=specs,
+        grid=grid,
+        shape=shape,
+        base={name: torch.cat([bases[k][name] for k in keyed]) for name in bases[keyed[0]]},
+        arms=[tables[spec.arm] for spec in specs],
+        pools=[
+            _pool(protocol, spec, problems["training"], made[k])
+            for spec, k in zip(specs, keyed, strict=True)
+        ],
+        labels=[made[k] for k in keyed],
+        held_out=problems["held_out"],
+    )
+
+
+def _labels(
+    plan: Plan,
+    base: tuple[str, int],
+    weights: Weights,
+    problems: Sequence[Problem],
+    num_runs: int,
+    grid: Grid,
+    shape: Shape,
+) -> dict[str, Label]:
+    """The base model's labels, made once and kept."""
+    path = plan.folder / "labels" / f"{base[0]}-p{base[1]}.parquet"
+    if not path.exists():
+        samples = range(plan.protocol.labels.samples)
+        rows = evaluation.rows_of(problems, samples, grid.group)
+        made = evaluation.spread(
+            weights, num_runs, rows, ("labels", base[1]), grid, shape, plan.compiled
+        )
+        texts: dict[str, list[str]] = {problem.id: [] for problem in problems}
+        for one in made:
+            texts[one.problem.id].append(one.text)
+        labels.write(path, [labels.label(p.id, texts[p.id], p.answer) for p in problems])
+    return {row.problem_id: row for row in labels.read(path)}
+
+
+def _pool(
+    protocol: Protocol, spec: RunSpec, problems: Sequence[Problem], made: dict[str, Label]
+) -> list[Problem]:
+    """The problems that a run trains on: all, or those whose majority label is wrong, or a single one."""
+    kept = list(problems)
+    if protocol.design.restrict == "majority_wrong":
+        kept = [p for p in kept if labels.majority_is_wrong(made[p.id], p.answer)]
+        if not kept:
+            raise ValueError(
+                f"design.restrict: {spec.family}-p{spec.pretraining_seed} has no training problem whose majority "
+                'label is wrong; raise design.num_problems or say restrict = "all"'
+            )
+    arm = protocol.arms[spec.arm]
+    if (arm.reward or spec.arm) != "one_shot":
+        return kept
+    wanted = arm.problem or labels.one_shot_problem([made[p.id] for p in kept])
+    chosen = [p for p in kept if p.id == wanted]
+    if not chosen:
+        raise ValueError(f"arms.{spec.arm}.problem: {wanted!r} is not among the training problems")
+    return chosen
+
+
+def _asked(shard: Shard, run: int, step: int) -> list[Row]:
+    """A run's prompts at a step: the pool in a keyed order, epoch after epoch; a repeated problem draws new samples."""
+    spec, pool = shard.specs[run], shard.pools[run]
+    rows: list[Row] = []
+    for place in range((step - 1) * shard.grid.prompts, step * shard.grid.prompts):
+        epoch, index = divmod(place, len(pool))
+        order = _order(spec.pretraining_seed, spec.seed, epoch, len(pool))
+        problem = pool[order[index]]
+        earlier = sum(row.problem.id == problem.id for row in rows)
+        first = earlier * shard.grid.group
+        rows.append(Row(problem, tuple(range(first, first + shard.grid.group))))
+    return rows
+
+
+@functools.lru_cache(maxsize=64)
+def _order(pretraining_seed: int, seed: int, epoch: int, num_problems: int) -> tuple[int, ...]:
+    rng = seeds.generator("problem-order", pretraining_seed, seed, epoch)
+    return tuple(rng.permutation(num_problems).tolist())
+
+
+def _prompts(shard: Shard, step: int) -> Prompts:
+    tokens, noises = [], []
+    remembered: dict[tuple[object, ...], torch.Tensor] = {}
+    for run, spec in enumerate(shard.specs):
+        rows = _asked(shard, run, step)
+        tokens.append(evaluation.encode_prompts(rows, shard.grid.prompt_length))
+        path = ("training", spec.pretraining_seed, spec.seed, step)
+        key = (path, *rows)
+        if key not in remembered:
+            remembered[key] = gumbel_noise(
+                [[(*path, r.problem.id, s) for s in r.samples] for r in rows],
+                shard.grid.max_tokens, tokenizer.VOCAB_SIZE,
+            )  # fmt: skip
+        noises.append(remembered[key])
+    device = shard.plan.device
+    return Prompts(torch.stack(tokens).to(device), torch.stack(noises).to(device))
+
+
+def _pay(shard: Shard, step: int, completions: Completions) -> tuple[np.ndarray, dict[int, str]]:
+    """Every run's rewards by its arm, and the runs whose rewards failed too often."""
+    runs, num_prompts, group, _ = completions.tokens.shape
+    rewards = np.zeros((runs, num_prompts, group))
+    reasons: dict[int, str] = {}
+    for run, arm in enumerate(shard.arms):
+        messages: list[str] = []
+        tokens = completions.tokens[run].tolist()
+        for p, row in enumerate(_asked(shard, run, step)):
+            label = shard.labels[run][row.problem.id]
+            payment = arm.payment(
+                arms.GroupView(
+                    problem_id=row.problem.id,
+                    texts=[tokenizer.decode(ids) for ids in tokens[p]],
+                    answer=row.problem.answer,
+                    majority=label.majority,
+                    incorrect=label.incorrect,
+                    seed=shard.specs[run].seed,
+                    step=step,
+                    samples=row.samples,
+                )
+            )
+            rewards[run, p] = payment.rewards
+            messages += payment.failures
+        failed = np.isnan(rewards[run]).mean()
+        if failed > FAILED_SHARE:
+            reasons[run] = f"{failed:.0%} of the step's rewards failed; the first: {messages[0]}"
+    return rewards, reasons
+
+
+def _record(
+    shard: Shard, state: State, step: Step, journals: Sequence[Journal]
+) -> list[dict[str, Any]]:
+    """Journal every run's step and keep its rollouts where the protocol says so; returns the lines."""
+    protocol = shard.plan.protocol
+    recipe = shard.settings.recipe
+    every, last = protocol.logging.rollouts_every, protocol.design.num_steps
+    keeps = step.step % every == 0 or step.step in (1, last)
+    lines = []
+    for run, journal in enumerate(journals):
+        if not bool(state.active[run]):
+            _note_failure(shard, state, run)
+            lines.append({})
+            continue
+        rows = _asked(shard, run, step.step)
+        made = evaluation.unpack(rows, step.completions, run)
+        rewards, advantages = step.rewards[run].ravel(), step.advantages[run].ravel()
+        facts = _facts(made, step.rewards[run])
+        line = {"step": step.step} | facts | step.metrics[run] | {
+            "learning_rate": recipe.learning_rate,
+            "epsilon_low": recipe.epsilon_low,
+            "epsilon_high": recipe.epsilon_high,
+            "kl_coef": recipe.kl_coef,
+            "entropy_coef": recipe.entropy_coef,
+            "weight_decay": recipe.weight_decay,
+            "max_grad_norm": recipe.max_grad_norm,
+            "updates": recipe.updates_per_rollout,
+        }  # fmt: skip
+        if keeps:
+            path = shard.folder(run) / "rollouts" / f"step-{step.step:06d}.parquet"
+            write_table(path, _rollouts(made, step.completions, run, rewards, advantages))
+        journal.append(line)
+        lines.append(line)
+    return lines
+
+
+def _note_failure(shard: Shard, state: State, run: int) -> None:
+    path = shard.folder(run) / "failed.json"
+    if not path.exists():
+        failure = {"step": state.step, "reason": state.failures[run]}
+        checkpoints.write_atomic(path, json.dumps(failure).encode())
+
+
+def _mean(values: Sequence[float] | np.ndarray) -> float:
+    """Mean, or NaN of nothing (null in the journal)."""
+    return float(np.mean(values)) if len(values) else math.nan
+
+
+def _facts(made: Sequence[evaluation.Sampled], rewards: np.ndarray) -> dict[str, Any]:
+    """The journal's numbers that need texts: true accuracy beside the reward, in every arm."""
+    said = [judge(one.text, one.problem.answer) for one in made]
+    flat = rewards.ravel()
+    paid = ~np.isnan(flat)
+    right = np.array([s.grade.strict == "right" for s in said])
+    known = np.array([s.grade.strict != "unknown" for s in said])
+    lenient_known = np.array([s.grade.lenient != "unknown" for s in said])
+    lenient = np.array([s.grade.lenient == "right" for s in said])
+    code = np.array([s.has_python for s in said])
+    whole = ~np.isnan(rewards).any(-1)
+    equal = np.array([row.min() == row.max() for row in rewards[whole]])
+    return {
+        "reward": _mean(flat[paid]),
+        "reward_sd": float(np.std(flat[paid])) if paid.any() else math.nan,
+        "reward_code": _mean(flat[paid & code]),
+        "reward_words": _mean(flat[paid & ~code]),
+        "reward_failures": int((~paid).sum()),
+        "accuracy": _mean(right[known]),
+        "lenient_accuracy": _mean(lenient[lenient_known]),
+        "tpr": _mean(flat[paid & known & right]),
+        "fpr": _mean(flat[paid & known & ~right]),
+        "code_share": _mean(code),
+        "parsed_code_share": _mean([s.code_parses for s in said]),
+        "boxed_share": _mean([s.grade.boxed is not None for s in said]),
+        "truncated_share": _mean([one.truncated for one in made]),
+        "unknown_share": _mean(~known),
+        "num_tokens": _mean([one.num_tokens for one in made]),
+        "entropy": _mean([one.entropy for one in made]),
+        "equal_groups": _mean(equal),
+    }
+
+
+ROLLOUT_SCHEMA = pa.schema(
+    [
+        ("problem_id", pa.string()),
+        ("sample", pa.int32()),
+        ("text", pa.string()),
+        ("tokens", pa.list_(pa.int32())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("entropy", pa.float64()),
+        ("truncated", pa.bool_()),
+        ("reward", pa.float64()),
+        ("advantage", pa.float64()),
+        *VERDICT_FIELDS,
+    ]
+)
+
+
+def _rollouts(
+    made: Sequence[evaluation.Sampled],
+    completions: Completions,
+    run: int,
+    rewards: np.ndarray,
+    advantages: np.ndarray,
+) -> pa.Table:
+    tokens = completions.tokens[run].flatten(0, 1).tolist()
+    logprobs = completions.logprobs[run].flatten(0, 1).tolist()
+    rows = []
+    for i, one in enumerate(made):
+        rows.append(
+            {
+                "problem_id": one.problem.id,
+                "sample": one.sample,
+                "text": one.text,
+                "tokens": tokens[i][: one.num_tokens],
+                "logprobs": logprobs[i][: one.num_tokens],
+                "entropy": one.entropy,
+                "truncated": one.truncated,
+                "reward": rewards[i],
+                "advantage": advantages[i],
+                **verdict_columns(judge(one.text, one.problem.answer)),
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA)
+
+
+def _evaluation_rows(shard: Shard) -> list[Row]:
+    samples = [GREEDY, *range(shard.plan.protocol.evaluation.samples)]
+    return evaluation.rows_of(shard.held_out, samples, shard.grid.group)
+
+
+def _evaluation_path(spec: RunSpec) -> tuple[seeds.Part, ...]:
+    """The noise of evaluation does not depend on the step, so a checkpoint is compared with its base draw by draw."""
+    return ("evaluation", spec.pretraining_seed, spec.seed)
+
+
+def _write_evaluation(
+    shard: Shard, run: int, step: int, made: Sequence[evaluation.Sampled], sha256: str
+) -> None:
+    table = evaluation.table(made).replace_schema_metadata({"weights_sha256": sha256})
+    write_table(shard.folder(run) / "evaluations" / f"step-{step:06d}.parquet", table)
+
+
+def _own(weights: Weights, run: int) -> Weights:
+    return {name: w[run : run + 1].detach() for name, w in weights.items()}
+
+
+def _evaluate_base(shard: Shard) -> None:
+    """Step 0: each base once, dealt over the shard's slots; its runs share the result."""
+    recipe = shard.settings.recipe
+    made: dict[tuple[str, int, int], list[evaluation.Sampled]] = {}
+    for run, spec in enumerate(shard.specs):
+        key = (spec.family, spec.pretraining_seed, spec.seed)
+        if key not in made:
+            base = compute_weights(_own(shard.base, run), recipe)
+            made[key] = evaluation.spread(
+                base, len(shard.specs), _evaluation_rows(shard), _evaluation_path(spec),
+                shard.grid, shard.shape, shard.plan.compiled,
+            )  # fmt: skip
+        sha256 = checkpoints.tensors_sha256(_own(shard.base, run))
+        _write_evaluation(shard, run, 0, made[key], sha256)
+
+
+def _evaluate(shard: Shard, state: State) -> None:
+    """All runs on the held-out problems; the last step's weights are kept."""
+    weights = compute_weights(state.weights, shard.settings.recipe)
+    rows = _evaluation_rows(shard)
+    paths = [_evaluation_path(spec) for spec in shard.specs]
+    made = evaluation.complete(
+        weights, [rows] * len(shard.specs), paths, shard.grid, shard.shape, shard.plan.compiled
+    )
+    for run, spec in enumerate(shard.specs):
+        if not bool(state.active[run]):
+            continue
+        own = _own(state.weights, run)
+        _write_evaluation(shard, run, state.step, made[run], checkpoints.tensors_sha256(own))
+        if state.step == shard.plan.protocol.design.num_steps:
+            path = shard.folder(run) / "checkpoints" / f"step-{state.step:06d}.safetensors"
+            checkpoints.write(path, own, {"run": spec._asdict(), "step": state.step})
+
+
+def _commit(shard: Shard, state: State, journals: Sequence[Journal], finished: bool) -> None:
+    """All runs of the shard at once. A finished shard keeps no optimiser: its weights stand in the runs' checkpoints."""
+    facts = {
+        "step": state.step,
+        "finished": finished,
+        "journals": [journal.mark() for journal in journals],
+        "failures": {str(run): reason for run, reason in state.failures.items()},
+    }
+    tensors = {"active": state.active} if finished else state.tensors()
+    checkpoints.write(shard.state_path, tensors, facts)
+
+
+def _resume(shard: Shard, state: State) -> tuple[list[Journal], bool]:
+    """Restore the last commit, if any, and cut everything written after it."""
+    runs = range(len(shard.specs))
+    if not shard.state_path.exists():
+        for run in runs:
+            _drop_after(shard.folder(run), -1)
+        return [Journal(shard.folder(run) / "steps.jsonl") for run in runs], False
+    tensors, facts = checkpoints.read(shard.state_path)
+    marks = [Mark(*mark) for mark in facts["journals"]]
+    journals = [Journal(shard.folder(run) / "steps.jsonl", marks[run]) for run in runs]
+    if facts["finished"]:
+        return journals, True
+    failures = {int(run): reason for run, reason in facts["failures"].items()}
+    state.restore(facts["step"], tensors, failures)
+    for run in runs:
+        _drop_after(shard.folder(run), facts["step"])
+    return journals, False
+
+
+def _drop_after(folder: Path, step: int) -> None:
+    """Remove step files later than a step: they will be made again, the same."""
+    for path in [*folder.glob("*/step-*.parquet"), *folder.glob("*/step-*.safetensors")]:
+        if int(path.stem.removeprefix("step-")) > step:
+            path.unlink()
+    for partial in folder.glob("*/.*.partial"):
+        partial.unlink()
+
+
+def _progress(
+    shard: Shard, step: int, stage: str, seconds: float, lines: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
+    shown = ("reward", "accuracy", "code_share", "entropy")
+    return {
+        "shard": shard.number,
+        "stage": stage,
+        "step": step,
+        "seconds": seconds,
+        "runs": {
+            shard.specs[run].path: {name: line.get(name) for name in shown}
+            for run, line in enumerate(lines)
+        },
+    }

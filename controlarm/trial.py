@@ -1,0 +1,386 @@
+"""Protocol → run folder: prepare it once, train what is missing, analyse, report. The same command continues."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib
+import json
+import multiprocessing
+import os
+import platform
+import queue
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from controlarm import arms, checkpoints, grading, prompts, protocol
+from controlarm import __version__ as controlarm_version
+from controlarm.checkpoints import DamagedFileError
+from controlarm.engines import lockstep
+from controlarm.organisms import released, tokenizer
+from controlarm.problems import arithmetic
+from controlarm.protocol import Protocol, ProtocolError, RunSpec
+
+MICRO_TOKENS = 1 << 10
+"""Tokens of one pass of an update per run, about: small enough for a core's cache."""
+
+LIBRARIES = ("torch", "numpy", "scipy", "pyarrow", "pydantic", "safetensors")
+
+
+class TrialError(RuntimeError):
+    """A trial could not go on; the message says why and what to do."""
+
+
+class Prepared(NamedTuple):
+    """A trial whose folder exists."""
+
+    folder: Path
+    protocol: Protocol
+    plan: dict[str, Any]
+
+
+def check(trial: Protocol) -> list[str]:
+    """Every problem that can be found before running: organisms, arms, custom functions."""
+    found = []
+    known = released.known()
+    for family in trial.design.families:
+        for unit in trial.design.units():
+            if unit.pretraining_seed not in known.get(family, []):
+                try:
+                    released.path_of(family, unit.pretraining_seed)
+                except ValueError as error:
+                    found.append(f"design.families: {error}")
+    return list(dict.fromkeys(found)) + arms.check_arms(trial)
+
+
+def materials(trial: Protocol) -> dict[str, str]:
+    """Versions and hashes of everything beside the protocol that can change a result."""
+    found = {
+        "grader": grading.VERSION,
+        "problems": arithmetic.VERSION,
+        "templates": prompts.VERSION,
+    }
+    for family in trial.design.families:
+        for unit in trial.design.units():
+            weights, _, _ = released.load(family, unit.pretraining_seed)
+            name = f"organism {family}-p{unit.pretraining_seed}"
+            found[name] = checkpoints.tensors_sha256(weights)
+    for name, arm in trial.arms.items():
+        if arm.function:
+            module = importlib.import_module(arm.function.partition(":")[0])
+            source = Path(module.__file__ or "").read_bytes()
+            found[f"function {name}"] = hashlib.sha256(source).hexdigest()
+    return dict(sorted(found.items()))
+
+
+def environment(device: str) -> dict[str, Any]:
+    """What the numbers were made on, with a fingerprint; not part of the digest."""
+    facts: dict[str, Any] = {
+        "controlarm": controlarm_version,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "device": device,
+        "compiler": shutil.which("c++") is not None or shutil.which("g++") is not None,
+    }
+    for name in LIBRARIES:
+        with contextlib.suppress(PackageNotFoundError):
+            facts[name] = version(name)
+    text = json.dumps(facts, sort_keys=True)
+    return facts | {"fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def has_compiler() -> bool:
+    """Whether torch.compile can build for this machine's processor."""
+    return any(
+        shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
+    )
+
+
+def micro_batch(trial: Protocol, recipe: str) -> int:
+    """Rollouts per pass of an update: the largest power of two within ``MICRO_TOKENS`` that divides the update."""
+    r = trial.recipes[recipe]
+    rows = r.prompts_per_step * r.group_size // r.updates_per_rollout
+    length = trial.design.max_tokens + PROMPT_LENGTH
+    micro = 1
+    while micro * 2 * length <= MICRO_TOKENS and rows % (micro * 2) == 0:
+        micro *= 2
+    return micro
+
+
+PROMPT_LENGTH = 18
+"""Longest prompt of the arithmetic set, in tokens; a test holds it."""
+
+
+def shards(trial: Protocol) -> list[list[int]]:
+    """Which runs train together: all arms of one (family, recipe, unit), so that contrasts stay within a program."""
+    found: dict[tuple[str, str, int, int], list[int]] = {}
+    for i, run in enumerate(protocol.runs(trial)):
+        key = (run.family, run.recipe, run.pretraining_seed, run.seed)
+        found.setdefault(key, []).append(i)
+    return list(found.values())
+
+
+def make_plan(trial: Protocol, compiled: bool, device: str) -> dict[str, Any]:
+    """What resume must find unchanged."""
+    made_of = materials(trial)
+    return {
+        "digest": protocol.digest(trial, made_of),
+        "trial": trial.trial.name,
+        "materials": made_of,
+        "runs": [run._asdict() for run in protocol.runs(trial)],
+        "shards": shards(trial),
+        "prompt_length": PROMPT_LENGTH,
+        "micro": {name: micro_batch(trial, name) for name in trial.recipes},
+        "compiled": compiled,
+        "device": device,
+    }
+
+
+def prepare(path: Path, root: Path, device: str) -> Prepared:
+    """Read the trial file and make its folder, or find the one that is already there.
+
+    Raises:
+        ProtocolError: the trial file cannot be run; one line per problem.
+        DamagedFileError: the folder's plan is not readable or is another trial's.
+    """
+    trial = protocol.load(path)
+    problems = check(trial)
+    if problems:
+        raise ProtocolError(f"{path}:\n" + "\n".join(f"  {p}" for p in problems))
+    digest = protocol.digest(trial, materials(trial))
+    folder = root / f"{trial.trial.name}-{digest[:8]}"
+    if (folder / "plan.json").exists():
+        return Prepared(folder, trial, read_plan(folder, digest))
+    plan = make_plan(trial, has_compiler(), device)
+    checkpoints.write_atomic(folder / "protocol.toml", path.read_bytes())
+    facts = json.dumps(environment(device), indent=1).encode()
+    checkpoints.write_atomic(folder / "environment.json", facts)
+    lockstep.write_table(folder / "problems.parquet", _problem_table(trial))
+    checkpoints.write_atomic(folder / "plan.json", json.dumps(plan, indent=1).encode())
+    return Prepared(folder, trial, plan)
+
+
+def read_plan(folder: Path, digest: str | None = None) -> dict[str, Any]:
+    """The plan of a run folder, checked against the digest of the protocol at hand."""
+    path = folder / "plan.json"
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        found = plan["digest"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(f"{path}: not a readable plan ({error})") from None
+    if digest is not None and found != digest:
+        raise DamagedFileError(
+            f"{path}: the folder holds a trial of digest {found[:16]}…, but the protocol at hand has {digest[:16]}…; "
+            "nothing is overwritten by a different protocol: choose another --runs folder"
+        )
+    return plan
+
+
+def _problem_table(trial: Protocol) -> pa.Table:
+    rows = [
+        {"split": split, "id": p.id, "text": p.text, "answer": p.answer}
+        for split, count in (
+            ("training", trial.design.num_problems),
+            ("held_out", trial.evaluation.num_problems),
+        )
+        for p in arithmetic.problems(split, count, "trial")
+    ]
+    longest = max(len(tokenizer.encode(prompts.render(row["text"]))) for row in rows)
+    assert longest <= PROMPT_LENGTH
+    return pa.Table.from_pylist(rows)
+
+
+def engine_plan(prepared: Prepared, recipe: str) -> lockstep.Plan:
+    """The part of a plan that the engine needs."""
+    plan = prepared.plan
+    return lockstep.Plan(
+        prepared.folder, prepared.protocol, [RunSpec(**run) for run in plan["runs"]], plan["shards"],
+        plan["prompt_length"], plan["micro"][recipe], plan["compiled"], plan["device"],
+    )  # fmt: skip
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a run folder for this process.
+
+    Raises:
+        TrialError: another command is running on it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise TrialError(
+                f"{folder}: another controlarm command is running on this folder; wait for it or stop it"
+            ) from None
+        yield
+
+
+def run(prepared: Prepared, workers: int, show: Callable[[dict[str, Any]], None]) -> None:
+    """Train every shard that is not finished, each on one of ``workers`` single-threaded processes.
+
+    Args:
+        prepared: from ``prepare``.
+        workers: processes at once; the result does not depend on how many.
+        show: receives each progress report, for display.
+
+    Raises:
+        TrialError: a worker stopped; the message is its reason. What was committed stays.
+    """
+    with locked(prepared.folder):
+        waiting = unfinished(prepared)
+        if waiting:
+            _train(prepared, waiting, workers, show)
+
+
+def unfinished(prepared: Prepared) -> list[int]:
+    """Shards that have not reached their end, in order."""
+    found = []
+    for number in range(len(prepared.plan["shards"])):
+        path = prepared.folder / "shards" / f"{number:03d}.safetensors"
+        if not path.exists() or not checkpoints.read(path)[1]["finished"]:
+            found.append(number)
+    return found
+
+
+def _train(
+    prepared: Prepared, waiting: list[int], workers: int, show: Callable[[dict[str, Any]], None]
+) -> None:
+    context = multiprocessing.get_context("spawn")
+    tasks, reports = context.Queue(), context.Queue()
+    workers = max(1, min(workers, len(waiting)))
+    for number in waiting:
+        tasks.put(number)
+    for _ in range(workers):
+        tasks.put(None)
+    with _single_threaded():
+        processes = [
+            context.Process(target=_work, args=(prepared, tasks, reports), daemon=True)
+            for _ in range(workers)
+        ]
+        for process in processes:
+            process.start()
+    try:
+        _listen(prepared, processes, reports, len(waiting), show)
+    finally:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+
+
+def _listen(
+    prepared: Prepared,
+    processes: list[Any],
+    reports: Any,  # noqa: ANN401  a multiprocessing queue
+    num_shards: int,
+    show: Callable[[dict[str, Any]], None],
+) -> None:
+    done = 0
+    with (prepared.folder / "times.jsonl").open("a", encoding="utf-8") as times:
+        while done < num_shards:
+            try:
+                report = reports.get(timeout=1.0)
+            except queue.Empty:
+                if all(p.exitcode is not None for p in processes):
+                    codes = sorted({p.exitcode for p in processes})
+                    raise TrialError(
+                        f"the workers ended before their work (exit codes {codes}; -9 often means that memory ran "
+                        "out); run the same command again to continue"
+                    ) from None
+                continue
+            if report["stage"] == "error":
+                raise TrialError(report["reason"])
+            done += report["stage"] == "finished"
+            kept = {k: v for k, v in report.items() if k != "runs"} | {"time": time.time()}
+            times.write(json.dumps(kept) + "\n")
+            times.flush()
+            show(report)
+
+
+@contextlib.contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Workers inherit one thread each: on shared cores, threads that spin for each other cost more than they bring."""
+    wanted = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _work(prepared: Prepared, tasks: Any, reports: Any) -> None:  # noqa: ANN401  queues
+    """A worker process: shard after shard until there are none, or until its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    while (number := tasks.get()) is not None:
+        first = prepared.plan["shards"][number][0]
+        recipe = prepared.plan["runs"][first]["recipe"]
+        started, processor = time.perf_counter(), time.process_time()
+        try:
+            lockstep.run_shard(engine_plan(prepared, recipe), number, reports.put)
+        except (ValueError, OSError) as error:
+            reports.put({"stage": "error", "reason": explain(error)})
+            return
+        reports.put(
+            {
+                "stage": "finished",
+                "shard": number,
+                "seconds": time.perf_counter() - started,
+                "cpu_seconds": time.process_time() - processor,
+            }
+        )
+
+
+def explain(error: Exception) -> str:
+    """A user's error in one paragraph; for a failed write, what remains and what to do."""
+    if isinstance(error, OSError):
+        where = f"{error.filename}: " if error.filename else ""
+        return (
+            f"{where}{error.strerror or error}; everything committed so far is kept: make room or give write access, "
+            "then run the same command again to continue"
+        )
+    return str(error)
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
+
+
+def finish(prepared: Prepared) -> tuple[Path, Mapping[str, Any]]:
+    """Analyse the folder and write its report; returns the page and the summary."""
+    from controlarm import report
+    from controlarm.analysis import summary
+
+    found = summary.summarise(prepared.folder)
+    return report.write(prepared.folder, found), found
+
+
+def on_terminal() -> bool:
+    """Whether somebody is looking."""
+    return sys.stderr.isatty()
