@@ -26,12 +26,12 @@ DOCUMENT_LENGTH = 48
 class Pretraining(NamedTuple):
     """How organisms are made; the released ones used the defaults."""
 
-    num_steps: int = 3000
+    num_steps: int = 1500
     batch_size: int = 128
     """Documents a step."""
     learning_rate: float = 3e-3
     """Peak of a schedule with linear warm-up and cosine decay to a tenth."""
-    warmup_steps: int = 200
+    warmup_steps: int = 100
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
 
