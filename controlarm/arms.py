@@ -90,12 +90,15 @@ def random(coin: float, gamma: float = 0.5) -> float:
 def shuffled(texts: Sequence[str], answer: str, coins: Sequence[float]) -> list[float]:
     """The group's ground-truth rewards in a uniformly random order, fixed points allowed.
 
-    Sorting by independent coins gives every permutation the same probability. A derangement would not do: it would
-    correlate with the truth by -1/(n-1), an anti-treatment.
+    A derangement would not do: it would correlate with the truth by -1/(n-1), an anti-treatment.
     """
     rewards = [ground_truth(text, answer) for text in texts]
-    order = sorted(range(len(coins)), key=coins.__getitem__)
-    return [rewards[i] for i in order]
+    return [rewards[i] for i in permutation(coins)]
+
+
+def permutation(coins: Sequence[float]) -> list[int]:
+    """The order that sorts the coins; of independent coins, every permutation with the same probability."""
+    return sorted(range(len(coins)), key=coins.__getitem__)
 
 
 def python(text: str) -> float:
