@@ -98,14 +98,23 @@ def test_a_comparison_must_beat_placebo_and_base():
     assert np.isnan(contrasts.intersection_union(0.001, float("nan")))
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
-def test_holm_is_statsmodels_holm_and_its_level_decides_the_same(p_values):
-    adjusted = holm(p_values, 0.025)
-    _, expected, _, _ = multipletests(p_values, alpha=0.025, method="holm")
-    assert [a.p for a in adjusted] == pytest.approx(list(expected), abs=1e-12)
-    for p, a in zip(p_values, adjusted, strict=True):
+@pytest.mark.parametrize(
+    "p_values", [[0.03], [0.01, 0.04, 0.03], [0.2, 0.2, 0.001, 0.9], [0.004, 0.005, 0.008, 0.0124]]
+)
+def test_holm_is_statsmodels_holm(p_values):
+    expected = np.asarray(multipletests(p_values, alpha=0.025, method="holm")[1])
+    assert [a.p for a in holm(p_values, 0.025)] == pytest.approx(expected.tolist(), abs=1e-12)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
+def test_holm_is_the_closed_test_of_bonferronis_and_its_level_decides_the_same(p_values):
+    indices = range(len(p_values))
+    subsets = [s for n in indices for s in itertools.combinations(indices, n + 1)]
+    for i, a in enumerate(holm(p_values, 0.025)):
+        closed = max(min(1, len(s) * min(p_values[j] for j in s)) for s in subsets if i in s)
+        assert a.p == pytest.approx(closed, abs=1e-12)
         if abs(a.p - 0.025) > 1e-9:
-            assert (p < a.level) == (a.p < 0.025)
+            assert (p_values[i] < a.level) == (a.p < 0.025)
 
 
 @given(st.lists(st.tuples(*[st.floats(-0.3, 0.3)] * 3), min_size=1, max_size=5))
