@@ -249,14 +249,11 @@ def test_all_permutations_come_from_the_coins_and_a_derangement_would_be_an_anti
     assert len(set(orders)) == math.factorial(n)
     derangements = [order for order in orders if all(i != j for i, j in enumerate(order))]
     for truth in truths(n):
-        mean = Fraction(sum(truth), n)
-        variance = sum((t - mean) ** 2 for t in truth)
+        off = [t - Fraction(sum(truth), n) for t in truth]
+        variance = sum(x**2 for x in off)
 
-        def correlation(chosen, truth=truth, mean=mean, variance=variance):
-            each = [
-                sum((truth[i] - mean) * (truth[j] - mean) for i, j in enumerate(order))
-                for order in chosen
-            ]
+        def correlation(chosen, off=off, variance=variance):
+            each = [sum(off[i] * off[j] for i, j in enumerate(order)) for order in chosen]
             return sum(each) / len(each) / variance
 
         if variance:
