@@ -46,7 +46,10 @@ class Completions(NamedTuple):
 def gumbel_noise(
     paths: Sequence[Sequence[tuple[seeds.Part, ...] | None]], num_tokens: int, vocab: int
 ) -> Float[Tensor, "prompt sample token vocab"]:
-    """Standard Gumbel noise, each sample keyed by its own path; zero, which decodes greedily, where the path is None."""
+    """Standard Gumbel noise, each sample keyed by its own path; zero, which decodes greedily, where the path is None.
+
+    Padding gets -inf, so that it is never drawn: it marks what comes after the end token.
+    """
     noise = np.zeros((len(paths), len(paths[0]), num_tokens, vocab), dtype=np.float32)
     for i, row in enumerate(paths):
         for j, path in enumerate(row):
@@ -55,6 +58,7 @@ def gumbel_noise(
             rng = seeds.generator("sampling", *path)
             rng.standard_exponential(out=noise[i, j], dtype=np.float32)
             np.log(np.maximum(noise[i, j], TINY), out=noise[i, j])
+    noise[..., PAD] = np.inf
     return torch.from_numpy(noise).neg_()
 
 

@@ -273,7 +273,9 @@ def _train(
         tasks.put(None)
     with _single_threaded():
         processes = [
-            context.Process(target=_work, args=(prepared, tasks, reports), daemon=True)
+            context.Process(
+                target=_work, args=(prepared, tasks, reports, os.getpid()), daemon=True
+            )
             for _ in range(workers)
         ]
         for process in processes:
@@ -332,10 +334,10 @@ def _single_threaded() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _work(prepared: Prepared, tasks: Any, reports: Any) -> None:  # noqa: ANN401  queues
+def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int) -> None:  # noqa: ANN401  queues
     """A worker process: shard after shard until there are none, or until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     while (number := tasks.get()) is not None:
         first = prepared.plan["shards"][number][0]
         recipe = prepared.plan["runs"][first]["recipe"]

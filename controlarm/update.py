@@ -188,7 +188,12 @@ def update(
         found.loss.sum().backward()
         parts.append(Losses(*(x.detach() for x in found)))
     grad_norm = clip_per_run(weights.values(), recipe.max_grad_norm)
-    optimizer.step()
+    masked = (~active).nonzero().flatten()
+    kept = [w.detach()[masked] for w in weights.values()]
+    optimizer.step()  # momentum and weight decay move a run even where its gradient is zero
+    with torch.no_grad():
+        for weight, rows in zip(weights.values(), kept, strict=True):
+            weight[masked] = rows
     return _report(batch, parts, grad_norm, recipe)
 
 
