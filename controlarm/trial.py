@@ -11,7 +11,6 @@ import platform
 import queue
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import torch
 
 from controlarm import arms, checkpoints, grading, prompts, protocol
 from controlarm import __version__ as controlarm_version
@@ -31,6 +31,9 @@ from controlarm.protocol import Protocol, ProtocolError, RunSpec
 
 MICRO_TOKENS = 1 << 10
 """Tokens of one pass of an update per run, about: small enough for a core's cache."""
+
+COMPILE_FROM = 50_000
+"""Training rollouts of a trial from which on the compiled program is used."""
 
 LIBRARIES = ("torch", "numpy", "scipy", "pyarrow", "pydantic", "safetensors")
 
@@ -48,16 +51,14 @@ class Prepared(NamedTuple):
 
 
 def check(trial: Protocol) -> list[str]:
-    """Every problem that can be found before running: organisms, arms, custom functions."""
+    """Every problem that can be found before running: organisms (missing, damaged), arms, custom functions."""
     found = []
-    known = released.known()
     for family in trial.design.families:
         for unit in trial.design.units():
-            if unit.pretraining_seed not in known.get(family, []):
-                try:
-                    released.path_of(family, unit.pretraining_seed)
-                except ValueError as error:
-                    found.append(f"design.families: {error}")
+            try:
+                released.load(family, unit.pretraining_seed)
+            except ValueError as error:
+                found.append(f"design.families: {error}")
     return list(dict.fromkeys(found)) + arms.check_arms(trial)
 
 
@@ -112,6 +113,13 @@ def has_compiler() -> bool:
     return any(
         shutil.which(name) for name in (os.environ.get("CXX", "c++"), "c++", "g++", "clang++")
     )
+
+
+def compile_pays(trial: Protocol) -> bool:
+    """Whether compiling, about a minute a worker, costs less than it saves, about 2 ms a training rollout."""
+    per_run = max(r.prompts_per_step * r.group_size for r in trial.recipes.values())
+    rollouts = len(protocol.runs(trial)) * trial.design.num_steps * per_run
+    return has_compiler() and rollouts > COMPILE_FROM
 
 
 def micro_batch(trial: Protocol, recipe: str) -> int:
@@ -169,7 +177,7 @@ def prepare(path: Path, root: Path, device: str) -> Prepared:
     folder = root / f"{trial.trial.name}-{digest[:8]}"
     if (folder / "plan.json").exists():
         return Prepared(folder, trial, read_plan(folder, digest))
-    plan = make_plan(trial, has_compiler(), device)
+    plan = make_plan(trial, compile_pays(trial), device)
     checkpoints.write_atomic(folder / "protocol.toml", path.read_bytes())
     facts = json.dumps(environment(device), indent=1).encode()
     checkpoints.write_atomic(folder / "environment.json", facts)
@@ -243,12 +251,29 @@ def run(prepared: Prepared, workers: int, show: Callable[[dict[str, Any]], None]
         show: receives each progress report, for display.
 
     Raises:
-        TrialError: a worker stopped; the message is its reason. What was committed stays.
+        TrialError: a worker stopped; the message is its reason. What was committed stays. Or this machine cannot
+            continue what another began.
     """
     with locked(prepared.folder):
         waiting = unfinished(prepared)
         if waiting:
+            _check_machine(prepared)
             _train(prepared, waiting, workers, show)
+
+
+def _check_machine(prepared: Prepared) -> None:
+    """A trial ends as it began, compiled or not, on the same kind of device: other programs round differently."""
+    plan, where = prepared.plan, prepared.folder / "plan.json"
+    if plan["compiled"] and not has_compiler():
+        raise TrialError(
+            f"{where}: the trial began with compiled functions, and there is no C++ compiler now; install one (g++ or "
+            "clang++) to continue, or start over with another --runs folder"
+        )
+    if plan["device"].startswith("cuda") and not torch.cuda.is_available():
+        raise TrialError(
+            f"{where}: the trial began on {plan['device']}, and torch finds no CUDA device now; continue where there "
+            "is one, or start over with another --runs folder"
+        )
 
 
 def unfinished(prepared: Prepared) -> list[int]:
@@ -278,8 +303,9 @@ def _train(
             )
             for _ in range(workers)
         ]
-        for process in processes:
-            process.start()
+        with _interrupt_delayed():
+            for process in processes:
+                process.start()
     try:
         _listen(prepared, processes, reports, len(waiting), show)
     finally:
@@ -334,6 +360,16 @@ def _single_threaded() -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextlib.contextmanager
+def _interrupt_delayed() -> Iterator[None]:
+    """Processes started here never see Ctrl-C: their parent ends them. Their mask of signals is inherited."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+
+
 def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int) -> None:  # noqa: ANN401  queues
     """A worker process: shard after shard until there are none, or until its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -381,8 +417,3 @@ def finish(prepared: Prepared) -> tuple[Path, Mapping[str, Any]]:
 
     found = summary.summarise(prepared.folder)
     return report.write(prepared.folder, found), found
-
-
-def on_terminal() -> bool:
-    """Whether somebody is looking."""
-    return sys.stderr.isatty()
