@@ -25,11 +25,10 @@ from controlarm.journal import Journal, Mark
 from controlarm.labels import Label
 from controlarm.organisms import released, tokenizer
 from controlarm.organisms.transformer import Shape, Weights
-from controlarm.protocol import Protocol, RunSpec
+from controlarm.protocol import Protocol, Recipe, RunSpec
 from controlarm.records import Problem
 from controlarm.sampling import Completions, gumbel_noise
 from controlarm.train import Prompts, Settings, State, Step, compute_weights, train
-from controlarm.update import DTYPES
 
 FAILED_SHARE = 0.05
 """A run stops when more than this share of a step's rewards failed."""
@@ -153,9 +152,6 @@ def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: R
     protocol = plan.protocol
     specs = [plan.runs[i] for i in plan.shards[number]]
     recipe = protocol.recipes[specs[0].recipe]
-    grid = Grid(
-        recipe.prompts_per_step, recipe.group_size, plan.prompt_length, protocol.design.max_tokens
-    )
     bases, shape = {}, Shape()
     for spec in specs:
         key = (spec.family, spec.pretraining_seed)
@@ -165,8 +161,7 @@ def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: R
     made = {}
     for key, weights in bases.items():
         started = time.perf_counter()
-        compute = {n: w.to(DTYPES[recipe.precision]) for n, w in weights.items()}
-        made[key] = _labels(plan, key, compute, problems["training"], len(specs), grid, shape)
+        made[key] = _labels(plan, key, weights, problems["training"], shape)
         report(
             {
                 "stage": "labelled",
@@ -181,7 +176,7 @@ def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: R
         plan=plan,
         number=number,
         specs=specs,
-        grid=grid,
+        grid=_grid(plan, recipe),
         shape=shape,
         base={name: torch.cat([bases[k][name] for k in keyed]) for name in bases[keyed[0]]},
         arms=[tables[spec.arm] for spec in specs],
@@ -194,23 +189,33 @@ def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: R
     )
 
 
+def _grid(plan: Plan, recipe: Recipe) -> Grid:
+    return Grid(
+        recipe.prompts_per_step, recipe.group_size, plan.prompt_length, plan.protocol.design.max_tokens
+    )
+
+
 def _labels(
     plan: Plan,
     base: tuple[str, int],
     weights: Weights,
     problems: Sequence[Problem],
-    num_runs: int,
-    grid: Grid,
     shape: Shape,
 ) -> dict[str, Label]:
-    """The base model's labels, made once and kept."""
+    """The base model's labels, made once and kept.
+
+    Always in the shapes and precision of the protocol's first recipe, so that they do not depend on which shard came
+    first.
+    """
     path = plan.folder / "labels" / f"{base[0]}-p{base[1]}.parquet"
     if not path.exists():
-        samples = range(plan.protocol.labels.samples)
-        rows = evaluation.rows_of(problems, samples, grid.group)
+        recipe = next(iter(plan.protocol.recipes.values()))
+        grid = _grid(plan, recipe)
+        rows = evaluation.rows_of(problems, range(plan.protocol.labels.samples), grid.group)
         made = evaluation.spread(
-            weights, num_runs, rows, ("labels", base[1]), grid, shape, plan.compiled
-        )
+            compute_weights(weights, recipe), len(plan.protocol.arms), rows, ("labels", base[1]),
+            grid, shape, plan.compiled,
+        )  # fmt: skip
         texts: dict[str, list[str]] = {problem.id: [] for problem in problems}
         for one in made:
             texts[one.problem.id].append(one.text)
