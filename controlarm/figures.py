@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from controlarm.markup import Markup, coordinate, element, join, visible
+from controlarm.markup import Markup, coordinate, element, join
 
 WIDTH = 340.0
 POINTS_DRAWN = 80
@@ -113,7 +113,7 @@ def _panel(
     return element(
         "svg",
         element("title", title, id=f"{ident}-t"),
-        element("desc", visible(description, 2000), id=f"{ident}-d"),
+        element("desc", description, id=f"{ident}-d"),
         *content,
         viewBox=f"0 0 {coordinate(width)} {coordinate(height)}",
         role="img",

@@ -36,7 +36,7 @@ def _shown(match: re.Match[str]) -> str:
     return "\N{REPLACEMENT CHARACTER}" if 0xD800 <= code <= 0xDFFF else f"⟨U+{code:04X}⟩"
 
 
-def visible(value: object, limit: int = 600) -> str:
+def visible(value: object, limit: int = 2_000) -> str:
     r"""The value as text that a reader can see: what is invisible is named, what is too long is cut and says so.
 
     >>> visible("a\x00b\ud800")
@@ -49,7 +49,7 @@ def visible(value: object, limit: int = 600) -> str:
     return kept if len(text) <= limit else f"{kept}… [{len(text) - limit:,} more characters]"
 
 
-def escaped(value: object, limit: int = 600) -> Markup:
+def escaped(value: object, limit: int = 2_000) -> Markup:
     """The value as markup: unchanged when it already is, otherwise made visible and escaped."""
     return value if isinstance(value, Markup) else Markup(html.escape(visible(value, limit)))
 

@@ -19,7 +19,11 @@ READING = (
 
 def verdict_words(verdict: str | None) -> str:
     """A verdict with its sign, so that colour is not needed."""
-    return "" if verdict is None else VERDICTS.get(verdict, (str(verdict), ""))[0]
+    return (
+        ""
+        if verdict is None
+        else VERDICTS.get(verdict, (str(verdict), ""))[0].replace(" ", "\N{NO-BREAK SPACE}")
+    )
 
 
 def verdict(view: View) -> Markup:
@@ -122,7 +126,9 @@ def controls(view: View) -> Markup:
     ]
     held = sum(r.get("held") is True for r in rows)
     caption = f"{held} of {len(rows)} controls held."
-    return section("controls", "Preregistered controls", lead, table(caption, columns, rows))
+    return section(
+        "controls", "Preregistered controls", lead, table(caption, columns, rows, "stack")
+    )
 
 
 def _held(row: Entry) -> Markup:

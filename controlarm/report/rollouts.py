@@ -7,7 +7,7 @@ only. Without scripts a few problems are shown as they are.
 import json
 from typing import Any
 
-from controlarm.markup import Markup, element, join, visible
+from controlarm.markup import Markup, element, escaped, join, visible
 from controlarm.report.view import Entry, View, missing, section
 
 BUDGET = 1_300_000
@@ -142,7 +142,7 @@ def _problem(entry: Entry, last: int) -> Markup:
     tiles = [_tile(t) for t in entry["rows"] if t[1] in (0, last)]
     return element(
         "article",
-        element("h3", visible(entry["q"], 1200)),
+        element("h3", entry["q"]),
         element("p", where, class_="where"),
         element("div", *tiles, class_="tiles"),
         class_="problem",
@@ -163,7 +163,7 @@ def _tile(tile: list[Any]) -> Markup:
     return element(
         "article",
         element("div", element("b", "before training" if step == 0 else arm), element("span", words, class_=kind), class_="who"),
-        element("p", visible(text, TEXT_LIMIT + 100), class_="text"),
+        element("p", escaped(text, TEXT_LIMIT + 100), class_="text"),
         element("p", " · ".join(foot), class_="foot"),
         class_="tile",
     )  # fmt: skip

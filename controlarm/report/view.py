@@ -168,7 +168,9 @@ def table(
             *(
                 element("th", c.cell(row), scope="row")
                 if i == 0
-                else element("td", c.cell(row), class_="n" if c.numeric else None)
+                else element(
+                    "td", c.cell(row), class_="n" if c.numeric else None, data_label=c.head
+                )
                 for i, c in enumerate(columns)
             ),
         )
@@ -176,12 +178,16 @@ def table(
     ]
     whole = element(
         "table",
-        element("caption", caption),
         element("thead", element("tr", *head)),
         element("tbody", *body),
         class_=class_,
+        aria_label=caption,
     )
-    return element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    # The caption stands outside what scrolls, so that it can be read whole on a narrow screen.
+    return join([
+        element("p", caption, class_="caption"),
+        element("div", whole, class_="scroll", tabindex="0", role="region", aria_label=caption),
+    ])  # fmt: skip
 
 
 def legend(names: Sequence[tuple[str, Markup]]) -> Markup:
