@@ -1,0 +1,170 @@
+"""What the engine's tests run on: an organism that barely speaks, and the smallest trial that still has every stage.
+
+A hundred steps of pretraining teach it the form of both strategies and hardly any arithmetic: format, strategy and majority rewards
+then differ within groups, which is all that these tests need.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from controlarm import checkpoints, evaluation, trial
+from controlarm.engines import lockstep
+from controlarm.organisms.pretrain import Organism, Pretraining, initial_weights, pretrain
+from controlarm.organisms.transformer import Shape, Weights
+from controlarm.problems import arithmetic
+from controlarm.protocol import Protocol, RunSpec, parse, runs
+
+SHAPE = Shape()
+
+RECIPE = """
+prompts_per_step = 4
+group_size = 4
+updates_per_rollout = 2
+learning_rate = 1e-3
+"""
+
+
+@lru_cache(maxsize=1)
+def organisms() -> Weights:
+    """Two pretraining seeds of one family, float32, stacked along the run axis."""
+    made = pretrain(
+        [Organism("coder", seed) for seed in (1, 2)],
+        Pretraining(num_steps=100, batch_size=12, learning_rate=4e-3, warmup_steps=10),
+        SHAPE,
+        lambda step, losses: None,
+        compiled=False,
+    )
+    return made
+
+
+def wild_weights(runs: int, spread: float = 4.0) -> Weights:
+    """Untrained weights, large enough that the distributions are far from uniform; runs differ."""
+    made = initial_weights([Organism("coder", run) for run in range(runs)], SHAPE)
+    return {n: w * (1 if "norm" in n else spread) for n, w in made.items()}
+
+
+def encoded_prompts(runs: int, num_prompts: int) -> Tensor:
+    """[run, prompt, place]: every run its own problems, left-padded."""
+    problems = arithmetic.problems("held_out", runs * num_prompts, "tests")
+    rows = evaluation.rows_of(problems, [0], 1)
+    return evaluation.encode_prompts(rows, trial.PROMPT_LENGTH).view(runs, num_prompts, -1)
+
+
+def write_organisms(folder: Path) -> None:
+    """``organisms/coder-p1`` and ``-p2`` under the folder where a command will run."""
+    for i, seed in enumerate((1, 2)):
+        own = {name: w[i : i + 1] for name, w in organisms().items()}
+        checkpoints.write(folder / "organisms" / f"coder-p{seed}.safetensors", own, {})
+
+
+def protocol_text(arms: str, *, recipe: str = RECIPE, design: str = "", more: str = "") -> str:
+    """A trial file of one family; ``arms`` holds the arms' tables, the placebo is called placebo."""
+    return f"""
+[trial]
+name = "small"
+question = "Does it run?"
+[design]
+families = ["coder"]
+pretraining_seeds = [1]
+seeds = [1]
+num_steps = 3
+num_problems = 8
+max_tokens = 32
+{design}
+[recipes.grpo]
+{recipe}
+[labels]
+samples = 4
+[evaluation]
+num_problems = 4
+samples = 3
+steps = [0, 2, 3]
+pass_at_k = [1, 2]
+[endpoint]
+metric = "accuracy"
+step = 3
+placebo = "placebo"
+margin = 0.02
+planning_sd = 0.1
+primary = [{{family = "coder", arm = "ground_truth"}}]
+{more}
+[arms.ground_truth]
+[arms.placebo]
+reward = "random"
+{arms}
+"""
+
+
+class Small(NamedTuple):
+    """A trial that was run to its end in this process."""
+
+    folder: Path
+    protocol: Protocol
+
+    def run(self, arm: str) -> Path:
+        """Folder of the first run of an arm."""
+        return self.folder / next(r for r in runs(self.protocol) if r.arm == arm).path
+
+
+def plan_of(folder: Path, text: str) -> lockstep.Plan:
+    """A trial's plan, its folder made; to be called where the organisms are."""
+    protocol = parse(text)
+    if not (folder / "problems.parquet").exists():
+        lockstep.write_table(folder / "problems.parquet", trial._problem_table(protocol))
+    return lockstep.Plan(
+        folder, protocol, runs(protocol), trial.shards(protocol), trial.PROMPT_LENGTH,
+        4, compiled=False, device="cpu",
+    )  # fmt: skip
+
+
+def run_small(folder: Path, text: str) -> Small:
+    """Every shard of a trial, one after the other."""
+    plan = plan_of(folder, text)
+    for number in range(len(plan.shards)):
+        lockstep.run_shard(plan, number, lambda report: None)
+    return Small(folder, plan.protocol)
+
+
+
+
+def own(weights: Weights, run: int) -> Weights:
+    """One run's weights, the run axis kept."""
+    return {name: w[run : run + 1].clone() for name, w in weights.items()}
+
+
+def plain_logits(weights: Weights, run: int, tokens: list[int]) -> Tensor:
+    """Next-token scores after each token of one sequence: the architecture once more, with no batch, padding or cache."""
+    w = {name: value[run].double() for name, value in weights.items()}
+
+    def norm(x: Tensor, scale: Tensor) -> Tensor:
+        return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * scale
+
+    length, width = len(tokens), SHAPE.head
+    angle = torch.arange(length).double()[:, None] * 10_000.0 ** (
+        -torch.arange(0, width, 2).double() / width
+    )
+
+    def turn(x: Tensor) -> Tensor:
+        left, right = x.chunk(2, -1)
+        cos, sin = angle.cos(), angle.sin()
+        return torch.cat((left * cos - right * sin, right * cos + left * sin), -1)
+
+    x = w["embed"][tokens]
+    for i in range(SHAPE.layers):
+        h = norm(x, w[f"{i}.norm1"])
+        mixed = []
+        for head in range(SHAPE.heads):
+            columns = slice(head * width, (head + 1) * width)
+            q, k, v = (h @ w[f"{i}.{name}"][:, columns] for name in "qkv")
+            scores = turn(q) @ turn(k).T / width**0.5
+            hidden = torch.ones(length, length, dtype=torch.bool).triu(1)
+            mixed.append(torch.softmax(scores.masked_fill(hidden, -torch.inf), -1) @ v)
+        x = x + torch.cat(mixed, -1) @ w[f"{i}.o"]
+        h = norm(x, w[f"{i}.norm2"])
+        gate = h @ w[f"{i}.gate"]
+        x = x + (gate * torch.sigmoid(gate) * (h @ w[f"{i}.up"])) @ w[f"{i}.down"]
+    return norm(x, w["norm"]) @ w["embed"].T

@@ -1,0 +1,261 @@
+"""One optimiser step: independent of how it is cut and of who trains beside, and equal to plain PyTorch run by run."""
+
+import numpy as np
+import pytest
+import torch
+from small_trial import SHAPE, encoded_prompts, own, plain_logits, wild_weights
+
+from controlarm import seeds
+from controlarm.organisms.tokenizer import END, PAD, VOCAB_SIZE
+from controlarm.protocol import Recipe
+from controlarm.update import (
+    Batch,
+    clip_per_run,
+    losses,
+    make_optimizer,
+    score,
+    token_logprobs,
+    token_weights,
+    update,
+)
+
+RUNS, ROLLOUTS, TOKENS = 3, 8, 7
+RECIPE = Recipe(
+    prompts_per_step=2, group_size=4, updates_per_rollout=1, learning_rate=1e-3,
+    precision="float32", max_grad_norm=0.5,
+)  # fmt: skip
+BF16 = RECIPE.model_copy(update={"precision": "bfloat16"})
+
+
+def trained(weights):
+    return {name: w.clone().requires_grad_() for name, w in weights.items()}
+
+
+def some_batch(runs=RUNS, on_policy=True, name="batch"):
+    """Completions of all lengths, old log-probabilities near those of the policy, advantages of both signs."""
+    rng = seeds.generator("tests", name)
+    completions = torch.from_numpy(rng.integers(2, VOCAB_SIZE - 4, (runs, ROLLOUTS, TOKENS)))
+    lengths = torch.from_numpy(rng.integers(1, TOKENS + 1, (runs, ROLLOUTS, 1)))
+    place = torch.arange(TOKENS)
+    completions[place == lengths - 1] = END
+    completions[place >= lengths] = PAD
+    prompts = encoded_prompts(runs, ROLLOUTS)
+    now = token_logprobs(wild_weights(runs), prompts, completions, SHAPE)[0]
+    old = now + 0.3 * torch.from_numpy(rng.standard_normal(now.shape, dtype=np.float32))
+    gains = torch.from_numpy(rng.standard_normal((runs, ROLLOUTS), dtype=np.float32))
+    return Batch(prompts, completions, torch.tensor(on_policy), old, gains, None)
+
+
+def stepped(weights, batch, recipe=RECIPE, micro=ROLLOUTS, active=None, num_updates=1):
+    weights = trained(weights)
+    optimizer = make_optimizer(weights, recipe)
+    active = torch.ones(len(batch.prompts), dtype=torch.bool) if active is None else active
+    for _ in range(num_updates):
+        report = update(weights, optimizer, batch, active, recipe, SHAPE, micro, False)
+    return weights, report
+
+
+def gradient(weights, run):
+    return torch.cat([w.grad[run].flatten() for w in weights.values()])
+
+
+def relative_gap(found, expected):
+    return ((found - expected).norm() / expected.norm()).item()
+
+
+def same_bits(one, other, run):
+    return all(torch.equal(one[name][run], other[name][run]) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("precision", "aggregation", "on_policy", "band"),
+    [
+        ("float32", "token_mean", True, 1e-6),
+        ("float32", "sequence_mean", False, 1e-6),
+        ("bfloat16", "token_mean", False, 1e-2),
+    ],
+)
+def test_a_step_does_not_depend_on_how_its_batch_is_cut(precision, aggregation, on_policy, band):
+    recipe = RECIPE.model_copy(update={"precision": precision, "aggregation": aggregation})
+    batch, weights = some_batch(on_policy=on_policy), wild_weights(RUNS)
+    whole, of_whole = stepped(weights, batch, recipe)
+    for micro in (1, 4):  # a rollout at a time, and half the batch
+        cut, of_cut = stepped(weights, batch, recipe, micro)
+        for run in range(RUNS):
+            assert relative_gap(gradient(cut, run), gradient(whole, run)) < band
+        torch.testing.assert_close(of_cut.grad_norm, of_whole.grad_norm, rtol=band, atol=0)
+        torch.testing.assert_close(of_cut.loss, of_whole.loss, rtol=band, atol=band)
+        torch.testing.assert_close(of_cut.clip_low, of_whole.clip_low, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("recipe", "band"), [(RECIPE, 1e-6), (BF16, 1e-2)])
+def test_a_step_does_not_depend_on_the_neighbouring_runs(recipe, band):
+    batch, weights = some_batch(on_policy=False), wild_weights(RUNS)
+    together, report = stepped(weights, batch, recipe)
+    for run in range(RUNS):
+        part = Batch(*(x if x is None or x.ndim == 0 else x[run : run + 1] for x in batch))
+        alone, of_alone = stepped(own(weights, run), part, recipe)
+        assert relative_gap(gradient(together, run), gradient(alone, 0)) < band
+        assert report.grad_norm[run] == pytest.approx(of_alone.grad_norm.item(), rel=band)
+
+
+def test_a_neighbours_other_batch_changes_not_a_bit():
+    batch, weights = some_batch(), wild_weights(RUNS)
+    other = some_batch(name="other")
+    mixed = Batch(
+        *(
+            x if x is None or x.ndim == 0 else torch.cat((x[:1], y[1:]))
+            for x, y in zip(batch, other, strict=True)
+        )
+    )
+    one, two = stepped(weights, batch)[0], stepped(weights, mixed)[0]
+    assert same_bits(one, two, 0)
+    assert not same_bits(one, two, 1)
+
+
+def test_the_on_policy_gradient_is_reinforce_on_a_plain_model_of_one_sequence():
+    batch, weights = some_batch(), wild_weights(RUNS)
+    masters = trained(weights)
+    found = losses(masters, batch, token_weights(batch.real, "token_mean"), RECIPE, SHAPE)
+    found.loss.sum().backward()
+    run = 1
+    plain = trained(own(weights, run))
+    total = torch.zeros((), dtype=torch.float64)
+    for rollout in range(ROLLOUTS):
+        prompt = [t for t in batch.prompts[run, rollout].tolist() if t != PAD]
+        completion = [t for t in batch.completions[run, rollout].tolist() if t != PAD]
+        scores = plain_logits(plain, 0, prompt + completion)[len(prompt) - 1 : -1]
+        logprobs = torch.log_softmax(scores, -1)[range(len(completion)), completion]
+        total = total - batch.advantages[run, rollout] * logprobs.sum()
+    (total / batch.real[run].sum()).backward()
+    for name, weight in plain.items():
+        assert relative_gap(masters[name].grad[run], weight.grad[0]) < 3e-5, name
+
+
+def test_a_masked_run_keeps_every_bit_though_it_has_momentum_and_decay():
+    recipe = RECIPE.model_copy(update={"weight_decay": 0.1})
+    batch = some_batch()
+    weights = trained(wild_weights(RUNS))
+    optimizer = make_optimizer(weights, recipe)
+    everyone = torch.ones(RUNS, dtype=torch.bool)
+    update(weights, optimizer, batch, everyone, recipe, SHAPE, ROLLOUTS, False)
+    before = {name: w.detach().clone() for name, w in weights.items()}
+    active = torch.tensor([True, False, True])
+    update(weights, optimizer, batch, active, recipe, SHAPE, ROLLOUTS, False)
+    assert same_bits(weights, before, 1)
+    assert not same_bits(weights, before, 0) and not same_bits(weights, before, 2)
+
+
+@pytest.mark.parametrize("poison", [float("nan"), float("inf")])
+def test_a_gradient_that_is_not_finite_disturbs_nobody_else(poison):
+    batch, weights = some_batch(), wild_weights(RUNS)
+    gains = batch.advantages.clone()
+    gains[1, 2] = poison
+    healthy, _ = stepped(weights, batch, num_updates=2)
+    beside, report = stepped(weights, batch._replace(advantages=gains), num_updates=2)
+    assert report.grad_norm.isfinite().tolist() == [True, False, True]
+    assert same_bits(beside, healthy, 0) and same_bits(beside, healthy, 2)
+    assert same_bits(beside, weights, 1)
+
+
+@pytest.mark.parametrize(("recipe", "on_policy"), [(RECIPE, True), (BF16, False)])
+def test_zero_advantages_leave_every_bit_after_several_updates(recipe, on_policy):
+    assert recipe.only_reward_acts
+    batch, weights = some_batch(on_policy=on_policy), wild_weights(RUNS)
+    batch = batch._replace(advantages=torch.zeros(RUNS, ROLLOUTS))
+    after, report = stepped(weights, batch, recipe, micro=4, num_updates=3)
+    assert all(same_bits(after, weights, run) for run in range(RUNS))
+    assert not report.grad_norm.any()
+
+
+@pytest.mark.parametrize("term", [{"kl_coef": 0.1}, {"entropy_coef": 0.01}, {"weight_decay": 0.01}])
+def test_any_other_term_moves_the_weights_without_a_reward_and_the_recipe_says_so(term):
+    recipe = RECIPE.model_copy(update=term)
+    assert not recipe.only_reward_acts
+    batch, weights = some_batch(), wild_weights(RUNS)
+    base = batch.old_logprobs if recipe.kl_coef else None
+    batch = batch._replace(advantages=torch.zeros(RUNS, ROLLOUTS), base_logprobs=base)
+    after, report = stepped(weights, batch, recipe)
+    assert not any(same_bits(after, weights, run) for run in range(RUNS))
+    assert (report.kl_base is not None) == (recipe.kl_coef > 0)
+
+
+def test_clipping_a_run_is_what_pytorch_does_to_a_model_of_its_own():
+    rng = seeds.generator("tests", "clip")
+    stacked = [
+        torch.zeros(RUNS, 4, 5, requires_grad=True),
+        torch.zeros(RUNS, 6, requires_grad=True),
+    ]
+    for weight in stacked:
+        weight.grad = torch.from_numpy(rng.standard_normal(weight.shape, dtype=np.float32))
+        weight.grad *= torch.tensor([0.01, 1.0, 100.0]).view(-1, *[1] * (weight.ndim - 1))
+    single = [[torch.zeros_like(w[run]) for w in stacked] for run in range(RUNS)]
+    for run, weights in enumerate(single):
+        for weight, source in zip(weights, stacked, strict=True):
+            weight.grad = source.grad[run].clone()
+    norms = clip_per_run(stacked, 1.0)
+    for run, weights in enumerate(single):
+        expected = torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        assert norms[run].item() == pytest.approx(expected.item(), rel=1e-6)
+        for weight, source in zip(weights, stacked, strict=True):
+            torch.testing.assert_close(source.grad[run], weight.grad)
+    assert norms[0] < 1 < norms[2], (
+        "one run must not need clipping, or clipping all alike would pass"
+    )
+
+
+def test_the_optimizer_is_pytorchs_adamw_run_by_run():
+    recipe = RECIPE.model_copy(update={"weight_decay": 0.05, "adam_beta1": 0.8})
+    batch, weights = some_batch(), wild_weights(RUNS)
+    together, _ = stepped(weights, batch, recipe, num_updates=3)
+    per_token = token_weights(batch.real, recipe.aggregation)
+    for run in range(RUNS):
+        alone = trained(own(weights, run))
+        optimizer = torch.optim.AdamW(
+            alone.values(), lr=1e-3, betas=(0.8, 0.95), eps=1e-8, weight_decay=0.05, fused=False
+        )
+        rows = slice(run, run + 1)
+        part = Batch(*(x if x is None or x.ndim == 0 else x[rows] for x in batch))
+        for _ in range(3):
+            optimizer.zero_grad()
+            losses(alone, part, per_token[rows], recipe, SHAPE).loss.sum().backward()
+            torch.nn.utils.clip_grad_norm_(alone.values(), recipe.max_grad_norm)
+            optimizer.step()
+        moved = torch.cat([(together[n][run] - weights[n][run]).flatten() for n in weights])
+        expected = torch.cat([(alone[n][0] - weights[n][run]).flatten() for n in weights])
+        # Adam divides by the gradient's own size, so rounding shows where there is hardly a gradient.
+        assert relative_gap(moved.detach(), expected.detach()) < 1e-2
+
+
+def test_the_report_counts_what_the_surrogate_clips():
+    batch, weights = some_batch(on_policy=False), wild_weights(RUNS)
+    _, report = stepped(weights, batch, micro=4)
+    now = score(weights, batch.prompts, batch.completions, SHAPE, 4, compiled=False)
+    for run in range(RUNS):
+        low = high = count = 0
+        largest = kl = 0.0
+        for r in range(ROLLOUTS):
+            for t in range(TOKENS):
+                if batch.completions[run, r, t] == PAD:
+                    continue
+                log_ratio = (now[run, r, t] - batch.old_logprobs[run, r, t]).double()
+                ratio, gain = log_ratio.exp().item(), batch.advantages[run, r].item()
+                low += gain < 0 and ratio < 1 - RECIPE.epsilon_low
+                high += gain > 0 and ratio > 1 + RECIPE.epsilon_high
+                largest = max(largest, abs(log_ratio.item()))
+                kl += ratio - log_ratio.item() - 1
+                count += 1
+        assert low and high, "nothing clipped shows nothing"
+        assert report.clip_low[run].item() == pytest.approx(low / count, abs=1e-6)
+        assert report.clip_high[run].item() == pytest.approx(high / count, abs=1e-6)
+        assert report.ratio_max[run].item() == pytest.approx(largest, rel=1e-3)
+        assert report.approx_kl[run].item() == pytest.approx(kl / count, rel=1e-3)
+
+
+def test_on_policy_nothing_is_clipped_whatever_the_sampler_recorded():
+    batch = some_batch()
+    _, report = stepped(
+        wild_weights(RUNS), batch._replace(old_logprobs=batch.old_logprobs - 5), BF16
+    )
+    for exact in (report.clip_low, report.clip_high, report.ratio_max, report.approx_kl):
+        assert not exact.any()
