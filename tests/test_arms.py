@@ -469,11 +469,12 @@ def test_a_function_that_cannot_be_used_is_an_error_before_the_run(
     assert str(error.value).startswith("arms.mine.function: ")
 
 
-def test_a_users_file_never_hides_a_library(own_module, tmp_path):
+def test_a_users_file_never_hides_a_library(own_module, tmp_path, monkeypatch):
     own_module("")
-    (tmp_path / "json.py").write_text("def f(text): return 1\n")
-    with pytest.raises(ValueError, match="no function 'f' in json"):
-        build("mine", ArmTable(reward="custom", function="json:f"), {})
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    (tmp_path / "colorsys.py").write_text("def f(text): return 1\n")
+    with pytest.raises(ValueError, match="no function 'f' in colorsys"):
+        build("mine", ArmTable(reward="custom", function="colorsys:f"), {})
 
 
 def blocks(language: str) -> list[str]:
