@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -169,6 +170,25 @@ def behaviour_at(
     return Behaviour(*((1 - part) * a + part * b for a, b in zip(base, end, strict=True)))
 
 
+@cache
+def id_of(problem: Sum) -> str:
+    return to_problem(problem).id
+
+
+@cache
+def written(problem: Sum, code: bool, value: int, boxed: bool) -> tuple[str, tuple[int, ...]]:
+    """A solution's text and tokens; there are few of them, and each is used many times."""
+    text = solution(problem, "code" if code else "words", (problem.middle, value), boxed)
+    return text, (*tokenizer.encode(text), tokenizer.END)
+
+
+@lru_cache(maxsize=10_000)
+def cuts(path: tuple[seeds.Part, ...], num_samples: int) -> np.ndarray:
+    """Which completions are truncated."""
+    return seeds.generator("fabricated-cut", *path).random(num_samples) < TRUNCATED
+
+
+@lru_cache(maxsize=10_000)
 def draws(path: tuple[seeds.Part, ...], num_samples: int, greedy: bool) -> np.ndarray:
     """Uniform numbers [sample, (strategy, right, boxed)] whose normal scores share a problem part; greedy is the problem alone."""
     problem = seeds.generator("fabricated-problem", *path).standard_normal(3)
@@ -184,8 +204,7 @@ def complete(problem: Sum, behaviour: Behaviour, draw: np.ndarray, cut: bool) ->
     right = bool(draw[1] < (behaviour.right_code if code else behaviour.right_words))
     boxed = bool(draw[2] < (behaviour.boxed_code if code else behaviour.boxed_words))
     value = problem.result if right else 100 + (problem.result + 810) % 900
-    text = solution(problem, "code" if code else "words", (problem.middle, value), boxed)
-    tokens = [*tokenizer.encode(text), tokenizer.END]
+    text, tokens = written(problem, code, value, boxed)
     answer: str | None = str(value)
     if cut:
         boxed = right = False
@@ -205,12 +224,12 @@ def completions(
     problem: Sum, behaviour: Behaviour, path: tuple[seeds.Part, ...], num_samples: int, greedy: bool
 ) -> list[dict[str, Any]]:
     """A problem's completions, greedy first where asked; the path holds no arm, so arms are paired."""
-    cut = seeds.generator("fabricated-cut", *path).random(num_samples + greedy) < TRUNCATED
+    cut = cuts(path, num_samples + greedy)
     found = []
     for i, draw in enumerate(draws(path, num_samples, greedy)):
         is_greedy = greedy and i == 0
         row = complete(problem, behaviour, draw, bool(cut[i]) and not is_greedy)
-        row |= {"problem_id": to_problem(problem).id, "sample": 0 if is_greedy else i - greedy}
+        row |= {"problem_id": id_of(problem), "sample": 0 if is_greedy else i - greedy}
         row |= {"decoding": "greedy" if is_greedy else "sampled"}
         found.append(row)
     return found
@@ -236,7 +255,7 @@ def label_of(problem: Sum, base: Behaviour, path: tuple[seeds.Part, ...]) -> dic
     right, wrong = str(problem.result), str(100 + (problem.result + 810) % 900)
     counts = {a: answers.count(a) for a in (right, wrong)}
     return {
-        "problem_id": to_problem(problem).id,
+        "problem_id": id_of(problem),
         "majority": max(sorted(counts), key=counts.__getitem__) if answers else None,
         "majority_share": max(counts.values()) / 64,
         "incorrect": wrong, "incorrect_share": counts[wrong] / 64, "near_miss": counts[wrong] == 0,
@@ -328,7 +347,7 @@ def fabricate_run(
         weights = f"{spec.family} {spec.pretraining_seed} {changed}"
         rows: list[dict[str, Any]] = []
         for problem in sums["held_out"]:
-            path = (*unit, to_problem(problem).id)
+            path = (*unit, id_of(problem))
             rows += completions(problem, behaviour, path, plan.evaluation.samples, greedy=True)
         for row in rows:
             row["logprob"] = -row["entropy"] * row["num_tokens"]
@@ -342,14 +361,15 @@ def fabricate_run(
         rows = []
         for index in order[: recipe.prompts_per_step]:
             problem = sums["training"][index]
-            path = (*unit, to_problem(problem).id, step)
+            path = (*unit, id_of(problem), step)
             group = completions(problem, behaviour, path, recipe.group_size, greedy=False)
+            key = ("fabricated-coin", *spec, step, id_of(problem))
+            coins = seeds.generator(*key).random(recipe.group_size)
             for row in group:
-                coin = seeds.uniform(
-                    "fabricated-coin", *spec, step, row["problem_id"], row["sample"]
-                )
                 paid = plan.arms[spec.arm].reward or spec.arm
-                row["reward"] = reward(paid, row, labels[row["problem_id"]], coin)
+                row["reward"] = reward(
+                    paid, row, labels[row["problem_id"]], float(coins[row["sample"]])
+                )
                 row["logprobs"] = [-row["entropy"]] * row["num_tokens"]
             paid_group = np.array([row["reward"] for row in group])
             centred = (paid_group - paid_group.mean()) / (paid_group.std() + 1e-6)
@@ -387,13 +407,13 @@ def fabricate(
     sums = {"training": distinct("training", plan.design.num_problems),
             "held_out": distinct("held_out", plan.evaluation.num_problems)}  # fmt: skip
     write(folder / "problems.parquet", [
-        {"split": split, "id": to_problem(s).id, "text": to_problem(s).text, "answer": str(s.result)}
+        {"split": split, "id": id_of(s), "text": to_problem(s).text, "answer": str(s.result)}
         for split, members in sums.items() for s in members
     ])  # fmt: skip
     for family in plan.design.families:
         for seed in plan.design.pretraining_seeds:
             base = BASES.get(family, BASES["coder"])
-            rows = [label_of(s, base, (family, seed, to_problem(s).id)) for s in sums["training"]]
+            rows = [label_of(s, base, (family, seed, id_of(s))) for s in sums["training"]]
             write(folder / "labels" / f"{family}-p{seed}.parquet", rows)
             labels = {row["problem_id"]: row for row in rows}
             for spec in runs:

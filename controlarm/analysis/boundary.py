@@ -83,7 +83,7 @@ def mean_majority_right(samples: Completions, k: int) -> float:
             None if v == NO_ANSWER else a
             for a, v in zip(answers[known], verdicts[known], strict=True)
         ]
-        values.append(majority_right(votes, list(verdicts[known] == RIGHT), k))
+        values.append(majority_right(votes, (verdicts[known] == RIGHT).tolist(), k))
     return mean(np.array(values))
 
 
