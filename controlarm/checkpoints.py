@@ -1,5 +1,6 @@
 """Tensors on disk: safetensors only, written whole or not at all, and checked against their own hash when read."""
 
+import contextlib
 import hashlib
 import json
 import os
@@ -12,6 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+ENTRY = "controlarm"
+"""The one metadata entry: SHA-256 of what follows it, then JSON of the facts and of the tensors' SHA-256."""
+
 
 class DamagedFileError(ValueError):
     """A file of the run folder does not hold what was written to it; the message names it and the remedy."""
@@ -23,31 +27,42 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         found.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-        found.update(tensor.view(torch.uint8).numpy().tobytes())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.hexdigest()
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a neighbour, flush to disk, then rename: a reader sees the old file or the new one, never half."""
+    """Write to a neighbour, flush to disk, then rename: a reader sees the old file or the new one, never half.
+
+    Raises:
+        OSError: when it cannot be written; it names the file, and what was there before stays.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:  # a full disk does not say of itself which file it was
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-    """Save tensors with facts (JSON) about them; the hash of the tensors and of the facts goes along."""
+    """Save tensors with facts (JSON) about them; the hash of the tensors and of the facts goes along.
+
+    Equal content makes equal bytes: safetensors writes several entries of metadata in random order, so there is one.
+    """
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
-    text = json.dumps(dict(facts), sort_keys=True)
-    metadata = {
-        "facts": text,
-        "facts_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "sha256": tensors_sha256(whole),
-    }
-    write_atomic(path, save(whole, metadata))
+    text = json.dumps({"facts": dict(facts), "sha256": tensors_sha256(whole)}, sort_keys=True)
+    write_atomic(path, save(whole, {ENTRY: f"{_text_sha256(text)} {text}"}))
+
+
+def _text_sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -62,11 +77,11 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise DamagedFileError(f"{path}: cannot be read as safetensors ({error})") from None
-    facts = metadata.get("facts", "")
-    expected = (metadata.get("sha256"), metadata.get("facts_sha256"))
-    if expected != (tensors_sha256(tensors), hashlib.sha256(facts.encode()).hexdigest()):
+    sha256, _, text = metadata.get(ENTRY, "").partition(" ")
+    said = json.loads(text) if sha256 == _text_sha256(text) else {}
+    if said.get("sha256") != tensors_sha256(tensors):
         raise DamagedFileError(
             f"{path}: its content does not match its own SHA-256; a byte was changed after it was written. "
             "Restore the file from a copy, or delete the folder it stands in to make it again"
         )
-    return tensors, json.loads(facts)
+    return tensors, said["facts"]

@@ -37,7 +37,7 @@ class Journal:
         """
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = path.read_bytes()[: mark.num_bytes] if mark else b""
+        kept = path.read_bytes()[: mark.num_bytes] if mark and path.exists() else b""
         self._hash = hashlib.sha256(kept)
         self._num_bytes = len(kept)
         if mark and self.mark() != mark:
@@ -50,10 +50,17 @@ class Journal:
         self._file.seek(self._num_bytes)
 
     def append(self, values: Mapping[str, Any]) -> None:
-        """Write one line, visible to readers at once."""
+        """Write one line, visible to readers at once.
+
+        Raises:
+            OSError: when it cannot be written; names the journal.
+        """
         text = line(values)
-        self._file.write(text)
-        self._file.flush()
+        try:
+            self._file.write(text)
+            self._file.flush()
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._hash.update(text)
         self._num_bytes += len(text)
 

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import torch
 
-from controlarm import arms, checkpoints, grading, prompts, protocol
 from controlarm import __version__ as controlarm_version
+from controlarm import arms, checkpoints, grading, prompts, protocol
 from controlarm.checkpoints import DamagedFileError
 from controlarm.engines import lockstep
 from controlarm.organisms import released, tokenizer

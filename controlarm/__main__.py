@@ -1,0 +1,5 @@
+"""``python -m controlarm``."""
+
+from controlarm.cli import app
+
+app()

@@ -1,0 +1,564 @@
+"""The command line. Errors are one paragraph; what needs torch imports it late, so that reports and help do not."""
+
+import io
+import math
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from difflib import get_close_matches
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from controlarm import __version__
+from controlarm import arms as arms_table
+from controlarm import costs as costing
+from controlarm import protocol as protocols
+from controlarm import report as pages
+from controlarm import show as showing
+from controlarm.analysis import folder as folders
+from controlarm.analysis import summary
+from controlarm.analysis.folder import FolderError
+from controlarm.organisms import catalogue, corpus
+from controlarm.organisms import own as families_of_own
+from controlarm.organisms.corpus import Mixture
+from controlarm.protocol import Protocol, ProtocolError, RunSpec
+from controlarm.watch import Progress, duration, watching
+
+if TYPE_CHECKING:
+    from controlarm.organisms.pretrain import Organism, Pretraining
+    from controlarm.trial import Prepared
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TrialFile = Annotated[Path, typer.Argument(metavar="TRIAL.toml", help="The trial file.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder: runs/<trial>-<digest>.")]  # fmt: skip
+Runs = Annotated[Path, typer.Option("--runs", help="Where run folders stand.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes at once, one thread each.", show_default="the usable cores, at most the shards")]  # fmt: skip
+Device = Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cuda where there is one")]  # fmt: skip
+
+
+def _say(text: str = "") -> None:
+    """A line as it is: no markup, nothing that a terminal would obey."""
+    Console().print(Text(showing.visible(text)), soft_wrap=True)
+
+
+def _refuse(message: str) -> NoReturn:
+    Console(stderr=True).print(Text(f"error: {showing.visible(message)}"), soft_wrap=True)
+    raise typer.Exit(2)
+
+
+@contextmanager
+def _answering(*kinds: type[Exception], stopped: str = "stopped") -> Iterator[None]:
+    """A user's mistakes become one paragraph and exit code 2; Ctrl-C becomes one line and 130; the rest is a bug."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise  # the reader of our output has left; click ends quietly
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        _refuse(
+            f"{where}{error.strerror or error}; nothing already written is lost: make room or give write access, then "
+            "run the same command again"
+        )
+    except (ProtocolError, FolderError, *kinds) as error:
+        _refuse(str(error))
+    except KeyboardInterrupt:
+        Console(stderr=True).print(stopped, markup=False)
+        raise typer.Exit(130) from None
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        _say(f"controlarm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:  # fmt: skip
+    """Placebo-controlled trials of RLVR: how much of a gain did the reward teach?
+
+    Start with `controlarm check trials/quick.toml`: what it will do, cost and be able to see.
+
+    Then `controlarm run trials/quick.toml`: do it; it ends with a report.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal without UTF-8 is no reason to fail
+
+
+# run
+
+
+@app.command()
+def run(
+    trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = None, device: Device = None
+) -> None:
+    """Run a trial to its report, or continue it.
+
+    Every run of every arm, evaluated and analysed. Interrupted anywhere, the same command continues and ends with the
+    same numbers. A finished trial only gets its report again.
+
+    Example: controlarm run trials/quick.toml
+
+    Writes runs/<trial>-<digest>/: journals, rollouts, evaluations, checkpoints; at the end report.html and report.json.
+    """
+    stopped = "stopped; run the same command to continue"
+    with _answering(stopped=stopped):
+        from controlarm import trial
+
+        with _answering(trial.DamagedFileError, trial.TrialError, stopped=stopped):
+            began = time.monotonic()
+            prepared = trial.prepare(trial_file, runs, device or _default_device())
+            if device and prepared.plan["device"] != device:
+                raise trial.TrialError(
+                    f"{prepared.folder / 'plan.json'}: the trial began on {prepared.plan['device']}, not {device}, and a "
+                    f"trial stays on its device; leave --device out, or choose another --runs folder"
+                )
+            waiting = trial.unfinished(prepared)
+            count = workers or min(_usable_cores(), max(1, len(waiting)))
+            _introduce(prepared, waiting, count)
+            if waiting:
+                progress = Progress(
+                    protocol=prepared.protocol,
+                    specs=[RunSpec(**spec) for spec in prepared.plan["runs"]],
+                    shards=prepared.plan["shards"], waiting=waiting, workers=count,
+                )  # fmt: skip
+                with watching(progress, Console()) as show:
+                    trial.run(prepared, count, show)
+            page, found = trial.finish(prepared)
+            _conclude(page, found)
+            _say(f"it took {duration(time.monotonic() - began)}")
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _introduce(prepared: "Prepared", waiting: list[int], workers: int) -> None:
+    plan = prepared.plan
+    _say(f"{prepared.protocol.trial.name}: {prepared.protocol.trial.question}")
+    _say(_product(prepared.protocol))
+    _say(f"folder: {prepared.folder} (digest {plan['digest'][:16]}…)")
+    num_shards = len(plan["shards"])
+    if not waiting:
+        _say("already finished; only the report is made again")
+        return
+    if len(waiting) < num_shards:
+        _say(
+            f"{num_shards - len(waiting)} of {num_shards} shards are finished; continuing with the rest"
+        )
+    _say(f"{workers} worker{'s' if workers > 1 else ''} on {plan['device']}")
+    if not plan["compiled"]:
+        _say(
+            "no C++ compiler (g++, clang++) when the trial began: it runs eager, about half as fast, all the same correct"
+        )
+
+
+def _product(trial: Protocol) -> str:
+    design = trial.design
+    sizes = {
+        "family": len(design.families), "unit": len(design.units()), "recipe": len(trial.recipes), "arm": len(trial.arms),
+    }  # fmt: skip
+    plural = {"family": "families"}
+    named = [f"{n} {name if n == 1 else plural.get(name, f'{name}s')}" for name, n in sizes.items()]
+    return f"{math.prod(sizes.values())} runs = {' × '.join(named)}"
+
+
+def _conclude(page: Path, found: Mapping[str, Any]) -> None:
+    """The report in a few lines: sentences, failures, damage, where it is."""
+    flow = found["flow"]
+    _say()
+    for sentence in found["headline"]:
+        _say(sentence)
+    for failed in flow["runs_failed"]:
+        _say(f"failed: {failed['path']} at step {failed['step']}: {failed['reason']}")
+    for damage in flow["damaged"]:
+        _say(f"damaged, left out: {damage['file']}: {damage['what']}")
+    if not found["trial"]["complete"]:
+        _say("[incomplete] the report says so on its first page")
+    _say(f"report: {page}")
+
+
+# check
+
+
+@app.command()
+def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = None) -> None:
+    """Say what a trial will do and cost, or what is wrong.
+
+    Counts, time, memory, the smallest effect it can detect; or every problem of the trial file at once.
+
+    Example: controlarm check trials/quick.toml
+
+    Writes nothing.
+    """
+    with _answering():
+        plan = protocols.load(trial_file)
+        from controlarm import trial
+
+        with _answering(trial.DamagedFileError):
+            problems = trial.check(plan)
+            if problems:
+                _refuse(f"{trial_file}:\n" + "\n".join(f"  {problem}" for problem in problems))
+            digest = protocols.digest(plan, trial.materials(plan))
+            cost = costing.costs(plan)
+            cores = workers or min(_usable_cores(), cost.num_shards)
+            _say(f"{plan.trial.name}: {plan.trial.question}")
+            for name, text in _expectations(plan, cost, cores, trial.has_compiler()).items():
+                _say(f"  {name:<12}{text}")
+            folder = runs / f"{plan.trial.name}-{digest[:8]}"
+            _say(f"  {'digest':<12}{digest}")
+            _say(f"  {'folder':<12}{folder} ({'exists' if folder.exists() else 'new'})")
+            for sibling in _siblings(folder, plan.trial.name, digest):
+                _say(
+                    f"  {'sibling':<12}{sibling}: same name, another digest; the report will name it"
+                )
+
+
+def _expectations(
+    plan: Protocol, cost: costing.Costs, workers: int, compiled: bool
+) -> dict[str, str]:
+    """What to expect of a trial, in words."""
+    end, recipes = plan.endpoint, plan.recipes.values()
+    rollouts = " and ".join(f"{r.prompts_per_step} prompts × {r.group_size}" for r in recipes)
+    detectable = costing.detectable_effect(plan)
+    units = costing.num_top_units(plan)
+    effect = (
+        "none: one unit gives no interval"
+        if math.isnan(detectable)
+        else f"{100 * detectable:.1f} percentage points of {end.metric} (80 % power; {units} units, planning_sd "
+        f"{end.planning_sd:g}, Holm over {len(end.primary) * len(plan.recipes)})"
+    )
+    models = len(set(plan.design.pretraining_seeds))
+    claim = (
+        f"about families ({models} pretraining seeds each)"
+        if costing.family_claim(plan)
+        else f"about {models} pretrained model{'s' if models > 1 else ''} a family, not the family: that takes three "
+        "pretraining seeds"
+    )
+    return {
+        "runs": f"{_product(plan)}, in {cost.num_shards} shards",
+        "training": f"{cost.num_rollouts:,} rollouts: {plan.design.num_steps} steps of {rollouts}",
+        "labels": f"{cost.num_labelled:,} completions of the base models",
+        "evaluation": f"{cost.num_evaluated:,} completions, greedy and {plan.evaluation.samples} samples a problem, at steps "
+        f"{', '.join(map(str, plan.evaluation.steps))}",
+        "time": f"about {duration(cost.seconds(workers, compiled))} on {workers} free core{'s' if workers > 1 else ''}"
+        + ("" if compiled else ", eager: there is no C++ compiler (g++, clang++)"),
+        "memory": f"about {workers * cost.worker_bytes / 1e9:.1f} GB, {cost.worker_bytes / 1e9:.1f} a worker",
+        "detectable": effect,
+        "claims": claim,
+        "endpoint": f"{end.metric} at step {end.step}, against {end.placebo}, margin {end.margin:g}",
+    }
+
+
+def _siblings(folder: Path, name: str, digest: str) -> list[Path]:
+    """Other trials of this name: a reader must know how many protocols were tried."""
+    found = []
+    for other in sorted(folder.parent.glob(f"{name}-*/plan.json")):
+        try:
+            theirs = folders.read_plan(other.parent)
+        except FolderError:
+            continue
+        if theirs["trial"] == name and theirs["digest"] != digest:
+            found.append(other.parent)
+    return found
+
+
+# report, show
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Make the report of a run folder again.
+
+    Of a finished trial or one still running; needs no torch and no weights.
+
+    Example: controlarm report runs/quick-1a2b3c4d
+
+    Writes FOLDER/report.html and FOLDER/report.json.
+    """
+    with _answering():
+        found = summary.summarise(folder)
+        _conclude(pages.write(folder, found), found)
+
+
+@app.command()
+def show(
+    folder: RunFolder,
+    family: Annotated[list[str] | None, typer.Option(help="A family; may be repeated.", show_default="all")] = None,
+    arm: Annotated[list[str] | None, typer.Option(help="An arm, or base; may be repeated.", show_default="all")] = None,
+    unit: Annotated[str | None, typer.Option(help="Pretraining and training seed, as p1-s1.", show_default="the first")] = None,
+    step: Annotated[int | None, typer.Option(min=0, help="Training step.", show_default="the last there is")] = None,
+    training: Annotated[bool, typer.Option("--training", help="Training rollouts with their rewards instead of held-out completions.")] = False,
+    problem: Annotated[str | None, typer.Option(help="Part of a problem's id.")] = None,
+    strategy: Annotated[Literal["code", "words"] | None, typer.Option(help="Only completions of this strategy.")] = None,
+    verdict: Annotated[Literal["right", "wrong", "no_answer", "unknown"] | None, typer.Option(help="Only completions so graded, strictly.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Problems of each family.")] = 3,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each arm; greedy is the first held-out one.")] = 1,
+) -> None:  # fmt: skip
+    """Print completions side by side across arms.
+
+    Held-out completions after the last step, the base beside them, unless told otherwise.
+
+    Example: controlarm show runs/quick-1a2b3c4d --family coder --verdict wrong
+
+    Example: controlarm show runs/quick-1a2b3c4d --training --arm random --samples 8
+
+    Writes nothing.
+    """
+    with _answering():
+        plan = folders.read_plan(folder)
+        protocol = protocols.load(folder / "protocol.toml")
+        specs = [RunSpec(**spec) for spec in plan["runs"]]
+        design = protocol.design
+        bases = [] if training else [folders.BASE]
+        units = {f"p{u.pretraining_seed}-s{u.seed}": u for u in design.units()}
+        steps = showing.steps_of(folder, specs, training)
+        if not steps:
+            raise FolderError(f"{folder}: holds no {'rollouts' if training else 'evaluations'} yet")
+        wanted = showing.Wanted(
+            families=_known("--family", family, design.families),
+            arms=_known("--arm", arm, [*bases, *protocol.arms]),
+            unit=units[_known("--unit", [unit] if unit else None, list(units))[0]],
+            step=steps[-1] if step is None else int(_known("--step", [str(step)], list(map(str, steps)))[0]),
+            training=training, problem=problem, strategy=strategy, verdict=verdict,
+            num_problems=limit, num_samples=samples,
+        )  # fmt: skip
+        _show(folder, protocol, specs, wanted)
+
+
+def _show(folder: Path, protocol: Protocol, specs: list[RunSpec], wanted: showing.Wanted) -> None:
+    console, count = Console(), 0
+    known = {p.id: p for p in showing.problems(folder)}
+    for family, problem_id, by_arm in showing.chosen(folder, protocol, specs, wanted):
+        count += 1
+        told = known.get(problem_id)
+        _say(
+            f"{family} p{wanted.unit.pretraining_seed}-s{wanted.unit.seed}, step {wanted.step}, problem {problem_id}"
+        )
+        _say(f"{told.text}  [answer {told.answer}]" if told else "(not in problems.parquet)")
+        _say()
+        showing.print_problem(console, by_arm)
+    if not count:
+        _say("nothing fits these filters")
+
+
+def _known(option: str, given: list[str] | None, known: list[str]) -> list[str]:
+    """The chosen names, or all of them.
+
+    Raises:
+        FolderError: a name that the folder does not have.
+    """
+    for name in given or []:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise FolderError(
+                f"{option}: the folder has no {name!r}; {hint}it has: {', '.join(known)}"
+            )
+    return given or known
+
+
+# arms, families
+
+
+@app.command()
+def arms() -> None:
+    """List every reward that an arm can pay.
+
+    What it pays for, what it may see, its settings.
+
+    Example: controlarm arms
+
+    Writes nothing. A reward of your own: docs/add-an-arm.md
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("reward", "pays 1 when", "reads", "settings"):
+        table.add_column(name)
+    for name, row in arms_table.ARMS.items():
+        settings = [
+            f"{key} (needed)" if key in row.required else key for key in sorted(row.settings)
+        ]
+        cells = (name, row.pays, _reads(row), ", ".join(settings) or "none")
+        table.add_row(*(Text(cell) for cell in cells))
+    Console().print(table)
+
+
+def _reads(row: arms_table.Row) -> str:
+    if "of" in row.settings:
+        return "as its parts"
+    return (
+        "as it declares" if "reads" in row.settings else ", ".join(sorted(row.reads)) or "nothing"
+    )
+
+
+@app.command()
+def families() -> None:
+    """List the organisms found, with measures.
+
+    Those that ship with the package and those in ./organisms; the numbers are their cards'.
+
+    Example: controlarm families
+
+    Writes nothing. A family of your own: docs/add-a-family.md
+    """
+    found = catalogue.known()
+    if not found:
+        _say("no organisms found; `controlarm pretrain coder --seeds 1,2,3` makes some")
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("family")
+    for name in ("seed", *CARD_COLUMNS):
+        table.add_column(name, justify="right")
+    for family, seeds in found.items():
+        for seed in seeds:
+            card = catalogue.card(family, seed)
+            table.add_row(
+                Text(family),
+                str(seed),
+                *(_of_card(card, row, column) for row, column in CARD_COLUMNS.values()),
+            )
+    Console().print(table)
+    _say(
+        "greedy, held-out problems, from the cards beside the organisms; forced: the strategy imposed on every problem"
+    )
+
+
+CARD_COLUMNS = {
+    "code share": ("greedy, as chosen", "code share"),
+    "accuracy": ("greedy, as chosen", "strict"),
+    "boxed": ("greedy, as chosen", "boxed"),
+    "code forced": ("greedy, code", "strict"),
+    "words forced": ("greedy, words", "strict"),
+}
+"""Column → row and column of the card's table (controlarm/cards.py)."""
+
+
+def _of_card(card: Mapping[str, Any] | None, row: str, column: str) -> str:
+    value = ((card or {}).get("table") or {}).get(row, {}).get(column)
+    return "–" if value is None else f"{value:.2f}"
+
+
+# pretrain
+
+
+@app.command()
+def pretrain(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Families to make: coder, talker, bungler.", show_default=False)] = None,
+    seeds: Annotated[str, typer.Option(help="Pretraining seeds, separated by commas.")] = "1,2,3",
+    out: Annotated[Path, typer.Option(help="Where the files go; trials find ./organisms.")] = Path("organisms"),
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of 128 documents.", show_default="as the released ones")] = None,
+    mixture: Annotated[Path | None, typer.Option(metavar="FILE.toml", help="A family of your own; see docs/add-a-family.md.")] = None,
+) -> None:  # fmt: skip
+    """Make organisms of a known mixture.
+
+    Small models pretrained from scratch on generated text, all of them together in one program.
+
+    Example: controlarm pretrain coder talker --seeds 1,2,3
+
+    Example: controlarm pretrain --mixture stammerer.toml
+
+    Writes OUT/<family>-p<seed>.safetensors, the weights, and beside each a card of what was measured, .md and .json.
+    """
+    with _answering(stopped="stopped; nothing was written"):
+        from controlarm.organisms.pretrain import Organism, Pretraining
+
+        mixtures: dict[str, Mixture] = {}
+        for name in _known("FAMILY", names, list(corpus.FAMILIES)) if names else []:
+            mixtures[name] = corpus.FAMILIES[name]
+        if mixture:
+            own = families_of_own.read(mixture)
+            # Pretraining finds a family by its name.
+            mixtures[own.name] = corpus.FAMILIES[own.name] = own.mixture
+        if not mixtures:
+            raise ProtocolError(
+                f"name a family ({', '.join(corpus.FAMILIES)}) or give --mixture FILE.toml"
+            )
+        organisms = [Organism(name, seed) for name in mixtures for seed in _read_seeds(seeds)]
+        paths = [out / f"{o.family}-p{o.seed}.safetensors" for o in organisms]
+        for path in paths:
+            if path.exists():
+                raise ProtocolError(f"{path}: is there already; delete it, or choose another --out")
+        out.mkdir(parents=True, exist_ok=True)
+        recipe = Pretraining(num_steps=steps) if steps else Pretraining()
+        _pretrain(organisms, paths, recipe, mixtures)
+
+
+def _pretrain(
+    organisms: "list[Organism]", paths: list[Path], recipe: "Pretraining", mixtures: Mapping[str, Mixture]
+) -> None:  # fmt: skip
+    from controlarm import cards, checkpoints, trial
+    from controlarm.organisms import pretrain as pretraining
+    from controlarm.organisms.transformer import Shape
+
+    console = Console()
+    every = max(1, recipe.num_steps // 10)
+    with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task(f"{len(organisms)} organisms", total=recipe.num_steps)
+
+        def on_step(step: int, losses: Any) -> None:  # noqa: ANN401  a tensor
+            bar.advance(task)
+            if not console.is_terminal and (step + 1) % every == 0:
+                _say(f"step {step + 1} of {recipe.num_steps}, mean loss {losses.mean().item():.3f}")
+
+        weights = pretraining.pretrain(organisms, recipe, Shape(), on_step, trial.has_compiler())
+    for i, (organism, path) in enumerate(zip(organisms, paths, strict=True)):
+        own = {name: w[i : i + 1] for name, w in weights.items()}
+        facts = {
+            "family": organism.family,
+            "seed": organism.seed,
+            "corpus": corpus.VERSION,
+            "mixture": mixtures[organism.family]._asdict(),
+            "recipe": recipe._asdict(),
+            "parameters": sum(w.numel() for w in own.values()),
+            "command": " ".join(["controlarm", *sys.argv[1:]]),
+            "versions": _versions(),
+        }
+        checkpoints.write(path, own, facts)
+        cards.write(path, own, facts)
+        _say(f"wrote {path} and its card")
+
+
+def _versions() -> dict[str, str]:
+    found = {"controlarm": __version__}
+    for name in ("torch", "numpy"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _read_seeds(text: str) -> list[int]:
+    try:
+        seeds = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ProtocolError(f"--seeds: {text!r} is not a list like 1,2,3") from None
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise ProtocolError(f"--seeds: {text!r} holds a negative number or repeats one")
+    return seeds

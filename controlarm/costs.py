@@ -1,0 +1,84 @@
+"""What a trial will cost and what it can see, from its protocol alone: completions, time, memory, detectable effect."""
+
+import math
+from typing import NamedTuple
+
+from controlarm.analysis import contrasts
+from controlarm.protocol import Protocol, runs
+
+SECONDS_PER_ROLLOUT = 1.5e-3
+"""Sampling and training on one rollout of up to 32 tokens: processor seconds on one Zen 5 core, compiled."""
+SECONDS_PER_COMPLETION = 0.35e-3
+"""Sampling and grading one completion of up to 32 tokens, for labels and evaluation; the same core."""
+EAGER = 2.0
+"""How many times longer all of it takes without a compiler."""
+COMPILING = 60.0
+"""Seconds of each worker before its first step."""
+WORKER_BYTES = 0.7e9
+"""A worker before it holds any run: the libraries and the compiled functions."""
+RUN_BYTES = 8e6
+"""A run's weights in two precisions, gradient, two moments."""
+ROLLOUT_BYTES = 0.12e6
+"""A rollout's noise, cached keys and values, and its part of an update, at 32 tokens."""
+
+
+class Costs(NamedTuple):
+    """Counts over the whole trial; seconds and bytes are estimates."""
+
+    num_runs: int
+    num_shards: int
+    num_rollouts: int
+    num_labelled: int
+    """Completions of the base models for labels."""
+    num_evaluated: int
+    processor_seconds: float
+    """Over all workers, compiling excepted."""
+    worker_bytes: float
+
+    def seconds(self, workers: int, compiled: bool) -> float:
+        """Wall time on so many free cores; shards are the unit of work, so the last round may be partly idle."""
+        rounds = math.ceil(self.num_shards / workers)
+        work = self.processor_seconds / self.num_shards * rounds
+        return work + COMPILING if compiled else work * EAGER
+
+
+def costs(trial: Protocol) -> Costs:
+    """What will be generated, and about what it takes."""
+    design, evaluation = trial.design, trial.evaluation
+    num_units, num_arms = len(design.units()), len(trial.arms)
+    num_shards = len(design.families) * len(trial.recipes) * num_units
+    batches = [r.prompts_per_step * r.group_size for r in trial.recipes.values()]
+    bases = len(design.families) * len(set(design.pretraining_seeds))
+    rollouts = len(design.families) * num_units * num_arms * design.num_steps * sum(batches)
+    labelled = bases * design.num_problems * trial.labels.samples
+    each = evaluation.num_problems * (1 + evaluation.samples)
+    evaluated = num_shards * each * (1 + num_arms * (len(evaluation.steps) - 1))
+    length = design.max_tokens / 32
+    return Costs(
+        num_runs=len(runs(trial)),
+        num_shards=num_shards,
+        num_rollouts=rollouts,
+        num_labelled=labelled,
+        num_evaluated=evaluated,
+        processor_seconds=length
+        * (rollouts * SECONDS_PER_ROLLOUT + (labelled + evaluated) * SECONDS_PER_COMPLETION),
+        worker_bytes=WORKER_BYTES + num_arms * (RUN_BYTES + max(batches) * length * ROLLOUT_BYTES),
+    )
+
+
+def num_top_units(trial: Protocol) -> int:
+    """Units of a contrast: pretrained models, or the training seeds of a single one."""
+    models = len(set(trial.design.pretraining_seeds))
+    return models if models > 1 else len(trial.design.seeds)
+
+
+def detectable_effect(trial: Protocol) -> float:
+    """The true gain over placebo that a primary comparison finds four times in five, at Holm's strictest level; NaN: none."""
+    end = trial.endpoint
+    compared = len(end.primary) * len(trial.recipes)
+    return contrasts.mde(end.planning_sd, num_top_units(trial), end.alpha, compared)
+
+
+def family_claim(trial: Protocol) -> bool:
+    """Whether a contrast can speak of a family, or only of the models at hand."""
+    return contrasts.family_claim(trial.design.units())
