@@ -16,7 +16,7 @@ from controlarm.engines import lockstep
 from controlarm.organisms.pretrain import Organism, Pretraining, initial_weights, pretrain
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.problems import arithmetic
-from controlarm.protocol import Protocol, RunSpec, parse, runs
+from controlarm.protocol import Protocol, parse, runs
 
 SHAPE = Shape()
 
