@@ -535,7 +535,11 @@ def headline(
     if any(d.file == "protocol.toml" for d in trial.damaged):
         lines.append("The protocol in the folder is not the one under which the trial started: see the notes.")  # fmt: skip
     primary = _primary(trial)
-    lines += [ends[case].verdict.sentence for case in primary]
+    compared = [case for case in primary if ends[case].placebo.estimate.num_units]
+    lines += [ends[case].verdict.sentence for case in compared]
+    if len(compared) < len(primary):
+        rest = ", ".join(f"{_where(trial, c)} {c[2]}" for c in primary if c not in compared)
+        lines.append(f"No unit has both its run and the placebo's, so nothing is said of: {rest}.")
     truth = _arm_paying(trial, "ground_truth")
     for family, recipe in product(trial.protocol.design.families, trial.protocol.recipes):
         arms = [c[2] for c in primary if c[:2] == (family, recipe)]
@@ -543,12 +547,10 @@ def headline(
         if arm is None:
             continue
         case = (family, recipe, arm)
-        null = _contrast(trial, (family, recipe, end.placebo), BASE, end.metric)
-        lines.append(
-            wording.placebo_part(
-                _where(trial, case), arm, end.placebo, ends[case].base.estimate, null.estimate
-            )
-        )
+        raw = ends[case].base.estimate
+        null = _contrast(trial, (family, recipe, end.placebo), BASE, end.metric).estimate
+        if raw.num_units and null.num_units:
+            lines.append(wording.placebo_part(_where(trial, case), arm, end.placebo, raw, null))
     if checked:
         held = sum(row["held"] is True for row in checked)
         broken = [f"{row['arm']} on {row['family']} ({row['expect']} expected, {row['found']})"
@@ -574,7 +576,9 @@ def notes(trial: Trial, found: Row, sibling: list[Row]) -> list[str]:
         f"{r['path']} failed at step {r['step']}: {r['reason']}." for r in found["runs_failed"]
     ]
     if found["runs_unfinished"]:
-        lines.append(f"{len(found['runs_unfinished'])} runs are not finished: {', '.join(found['runs_unfinished'])}.")  # fmt: skip
+        waiting = found["runs_unfinished"]
+        more = f" and {len(waiting) - 5} more" if len(waiting) > 5 else ""
+        lines.append(f"Not finished: {', '.join(waiting[:5])}{more}.")
     if {tuple(r.spec) for r in trial.runs} != {tuple(spec) for spec in runs(p)}:
         lines.append("The runs of plan.json are not those of protocol.toml; the plan's are shown.")
     for case in _cases(trial):

@@ -44,8 +44,6 @@ def placebo_part(where: str, arm: str, placebo: str, raw: Estimate, null: Estima
 
     A share is given only where the raw gain is clearly above 0; a share of nothing has no meaning.
     """
-    if not (raw.num_units and null.num_units):
-        return f"{where}: what {placebo} alone gave of {arm}'s raw gain cannot be told: runs are missing."
     alone = f"{placebo} alone {change(null.mean)} ({interval(null)})"
     start = f"{where}: over the base, {arm} {change(raw.mean)} and {alone}"
     if raw.note is not None or not t_interval(raw, 0.95)[0] > 0:

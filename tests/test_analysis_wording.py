@@ -1,0 +1,33 @@
+import pytest
+
+from controlarm.analysis.contrasts import Estimate, estimate
+from controlarm.analysis.wording import contrast, placebo_part
+
+
+def test_a_superior_arm_gains_over_placebo():
+    e = estimate([0.20, 0.21, 0.22])
+    assert contrast("coder", "ground_truth", "random", e, "superior") == (
+        "coder: ground_truth gains 21.0 points over random (95 % interval 18.5 to 23.5, 3 seeds): superior."
+    )
+
+
+def test_an_inferior_arm_loses_against_it():
+    text = contrast("bungler", "python", "random", estimate([-0.1, -0.11, -0.12]), "inferior")
+    assert text.startswith("bungler: python loses 11.0 points against random")
+
+
+@pytest.mark.parametrize(
+    ("raw", "null", "expected"),
+    [
+        (0.30, 0.06, "20 % of the raw gain came with the placebo"),
+        (0.30, -0.06, "none of the raw gain came with the placebo"),
+        (0.001, 0.06, "no share is given"),
+        (-0.30, 0.06, "no share is given"),
+    ],
+)
+def test_the_placebos_share_is_given_only_of_a_clear_gain(raw, null, expected):
+    text = placebo_part(
+        "coder", "majority", "random", Estimate(raw, 0.01, 3), Estimate(null, 0.01, 3)
+    )
+    assert expected in text
+    assert "learn" not in text
