@@ -17,7 +17,7 @@ VOID = frozenset({"meta", "link", "br", "input", "hr"})
 
 # C0 and C1 controls, DEL, lone surrogates, bidirectional and invisible formatting, noncharacters. Newline and tab stay.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\uffff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
 )
 
 

@@ -13,17 +13,18 @@ VERDICTS = {
 
 READING = (
     "Superior: better than placebo and than the base model, after Holm’s adjustment. Inferior: worse than placebo. "
-    "Equivalent: the 90 % interval lies within the margin. Inconclusive: none of these."
+    "Equivalent: the 90 % interval lies within the margin. Inconclusive: none of these. °: exploratory, not among the "
+    "comparisons that the protocol names, hence not adjusted."
 )
 
 
-def verdict_words(verdict: str | None) -> str:
-    """A verdict with its sign, so that colour is not needed."""
-    return (
-        ""
-        if verdict is None
-        else VERDICTS.get(verdict, (str(verdict), ""))[0].replace(" ", "\N{NO-BREAK SPACE}")
-    )
+def verdict_words(row: Entry) -> str:
+    """A contrast's verdict with its sign, so that colour is not needed; ° where nothing was adjusted."""
+    found = row.get("verdict")
+    if not found:
+        return ""
+    words = VERDICTS.get(found, (str(found), ""))[0].replace(" ", "\N{NO-BREAK SPACE}")
+    return words if row.get("primary") else f"{words}°"
 
 
 def verdict(view: View) -> Markup:
@@ -102,7 +103,7 @@ def _cell(row: Entry | None) -> object:
     if remark:
         lines.append(element("small", remark))
     if found:
-        lines.append(element("small", verdict_words(found), class_=kind))
+        lines.append(element("small", verdict_words(row), class_=kind))
     return join(lines, " ")
 
 
@@ -136,7 +137,11 @@ def _held(row: Entry) -> Markup:
     if held is None:
         return element("strong", "not known", class_="even")
     return element(
-        "strong", "✓ held" if held else "✗ did not hold", class_="good" if held else "bad"
+        "strong",
+        "✓\N{NO-BREAK SPACE}held"
+        if held
+        else "✗\N{NO-BREAK SPACE}did\N{NO-BREAK SPACE}not\N{NO-BREAK SPACE}hold",
+        class_="good" if held else "bad",
     )
 
 
@@ -149,7 +154,7 @@ def forest_row(view: View, row: Entry) -> Row:
     """One contrast as a row of the forest plot."""
     words = points(row.get("estimate"))
     if row.get("verdict"):
-        words += f"  {verdict_words(row['verdict'])}"
+        words += f"  {verdict_words(row)}"
     return Row(
         label=str(row["arm"]),
         mark=view.mark(str(row["arm"])),
@@ -237,14 +242,14 @@ def _columns(view: View, exploratory: bool) -> list[Column]:
         ]  # fmt: skip
     else:
         columns.append(
-            Column("Verdict", lambda r: verdict_words(r.get("verdict")) or "–", "of the comparison with placebo", numeric=False)
+            Column("Verdict", lambda r: verdict_words(r) or "–", "of the comparison with placebo", numeric=False)
         )  # fmt: skip
         columns.append(
             Column("Kind", lambda r: "primary" if r.get("primary") else "exploratory", "primary comparisons are named in the protocol and adjusted together", numeric=False)
         )  # fmt: skip
     columns += [
         Column("Difference", lambda r: points(r.get("estimate"))),
-        Column("95 % interval", lambda r: interval(r["ci95"]) if r.get("ci95") else r.get("note") or "–"),
+        Column("95 % interval", lambda r: interval(r.get("ci95"))),
         Column("90 % interval", lambda r: interval(r.get("ci90"))),
         Column("SE", lambda r: percent(r.get("se")), "standard error over seeds, points"),
         Column("SE, problems", lambda r: percent(r.get("problem_se")), "standard error over problems with the seeds held fixed, points"),
@@ -257,4 +262,5 @@ def _columns(view: View, exploratory: bool) -> list[Column]:
             Column("Holm bound", lambda r: points(r.get("holm_lower")), "lower bound of the difference after Holm’s adjustment"),
             Column("MDE", lambda r: percent(r.get("mde")), "minimum detectable effect: the true difference that a trial of this size would find with 80 % power"),
         ]  # fmt: skip
+    columns.append(Column("Remark", lambda r: r.get("note") or "", numeric=False))
     return columns
