@@ -143,8 +143,11 @@ ROWS = [
 
 def test_a_file_gives_back_what_was_written_and_equal_labels_give_equal_files(tmp_path):
     path, again = tmp_path / "labels" / "coder-p1.parquet", tmp_path / "again.parquet"
-    labels.write(path, ROWS)
-    labels.write(path, ROWS)
+    labels.write(path, ROWS[:1])
+    with path.open("rb") as held:
+        old = path.read_bytes()
+        labels.write(path, ROWS)
+        assert held.read() == old  # replaced, not written over
     labels.write(again, ROWS)
     assert labels.read(path) == ROWS
     assert path.read_bytes() == again.read_bytes()
