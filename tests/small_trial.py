@@ -16,7 +16,7 @@ from controlarm.engines import lockstep
 from controlarm.organisms.pretrain import Organism, Pretraining, initial_weights, pretrain
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.problems import arithmetic
-from controlarm.protocol import Protocol, parse, runs
+from controlarm.protocol import Protocol, runs
 
 SHAPE = Shape()
 
@@ -100,35 +100,43 @@ reward = "random"
 
 
 class Small(NamedTuple):
-    """A trial that was run to its end in this process."""
+    """A trial in this process."""
 
     folder: Path
     protocol: Protocol
+    plan: lockstep.Plan
 
-    def run(self, arm: str) -> Path:
-        """Folder of the first run of an arm."""
-        return self.folder / next(r for r in runs(self.protocol) if r.arm == arm).path
+    def run(self, arm: str, pretraining_seed: int = 1) -> Path:
+        """Folder of an arm's first run."""
+        found = (
+            r for r in runs(self.protocol) if (r.arm, r.pretraining_seed) == (arm, pretraining_seed)
+        )
+        return self.folder / next(found).path
 
-
-def plan_of(folder: Path, text: str) -> lockstep.Plan:
-    """A trial's plan, its folder made; to be called where the organisms are."""
-    protocol = parse(text)
-    if not (folder / "problems.parquet").exists():
-        lockstep.write_table(folder / "problems.parquet", trial._problem_table(protocol))
-    return lockstep.Plan(
-        folder, protocol, runs(protocol), trial.shards(protocol), trial.PROMPT_LENGTH,
-        4, compiled=False, device="cpu",
-    )  # fmt: skip
-
-
-def run_small(folder: Path, text: str) -> Small:
-    """Every shard of a trial, one after the other."""
-    plan = plan_of(folder, text)
-    for number in range(len(plan.shards)):
-        lockstep.run_shard(plan, number, lambda report: None)
-    return Small(folder, plan.protocol)
+    def train(self) -> "Small":
+        """Every shard to its end, one after the other."""
+        for number in range(len(self.plan.shards)):
+            lockstep.run_shard(self.plan, number, lambda report: None)
+        return self
 
 
+def prepare(folder: Path, text: str) -> Small:
+    """Make a trial's folder; the organisms must stand where this is called."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trial.toml").write_text(text)
+    prepared = trial.prepare(folder / "trial.toml", folder / "runs", "cpu")
+    assert not prepared.plan["compiled"], "small enough that compiling would not pay"
+    return Small(prepared.folder, prepared.protocol, trial.engine_plan(prepared, "grpo"))
+
+
+def fails(text: str) -> float:
+    """A user's reward that never works."""
+    raise RuntimeError("no network")
+
+
+def counts(text: str) -> float:
+    """A user's reward that works."""
+    return float(text.count("4"))
 
 
 def own(weights: Weights, run: int) -> Weights:
