@@ -61,8 +61,9 @@ def test_code_is_a_closed_python_fence_that_parses(text, parses):
         (["x = 1; y = x + 5 # 6"], True),
         (["x = y + 1 # 3"], False),  # NameError
         (["import math", "x = math.pi # 3", "z = x + 1 # 4"], None),
+        (["from math import pi", "x = pi # 3"], None),
         (["import math", "n = 5 # 5", "x = math.sqrt(n)", "k = n + 1 # 7"], False),
-        (["x = 1 # 1", "for i in range(3): x += 1", "y = x # 1"], True),  # x unknown after the loop
+        (["x = 1 # 1", "for i in range(3): x += 1", "y = x # 4"], True),  # x unknown after the loop
         (["x = 1", "y = (x := 5)", "z = x # 1"], None),
         (["x = 1 // 0 # 0"], False),
         (["x = 1 % 0", "y = 2 # 2"], True),
