@@ -1,0 +1,445 @@
+"""The tables of ``report.json``: one function a table, one dict a row."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from controlarm.analysis import (
+    boundary,
+    contrasts,
+    controls,
+    decomposition,
+    dynamics,
+    strategies,
+    wording,
+)
+from controlarm.analysis.contrasts import Adjusted, Estimate, UnitDifference
+from controlarm.analysis.folder import BASE, Completions, Trial, read_texts
+from controlarm.analysis.metrics import METRICS, PerProblem, mean
+from controlarm.protocol import Unit
+
+CONTRAST_METRICS = (
+    "accuracy", "lenient_accuracy", "greedy_accuracy", "greedy_lenient_accuracy", "code_share", "boxed_share",
+)  # fmt: skip
+"""Compared at the endpoint's step, beside the endpoint's metric."""
+EVALUATION_CURVES = ("accuracy", "lenient_accuracy", "greedy_accuracy", "code_share", "boxed_share")
+MOST_TEXTS = 1200
+"""Completions in the report, side by side: they are most of its size."""
+MOST_TEXT_PROBLEMS = 24
+
+Row = dict[str, Any]
+Case = tuple[str, str, str]
+"""Family, recipe, arm."""
+
+
+def _short(values: Sequence[float]) -> list[float]:
+    """Six digits: enough for a curve, and half the size."""
+    return [float(f"{value:.6g}") for value in values]
+
+
+def _interval(e: Estimate, level: float) -> tuple[float, float] | None:
+    return None if e.note else contrasts.t_interval(e, level)
+
+
+def _over_units(values: Mapping[Unit, float]) -> Estimate:
+    return contrasts.estimate(contrasts.top_units(values) if values else [])
+
+
+def _per_problem(trial: Trial, case: Case, step: int, metric: str) -> dict[Unit, PerProblem]:
+    return {unit: METRICS[metric](e) for unit, e in trial.cell(*case, step).items()}
+
+
+def cases(trial: Trial) -> Iterator[Case]:
+    """Every arm of every family and recipe, in the protocol's order."""
+    yield from product(trial.protocol.design.families, trial.protocol.recipes, trial.protocol.arms)
+
+
+def arm_paying(trial: Trial, reward: str) -> str | None:
+    """The arm that pays this reward: the one of its name, or else the first that names it."""
+    arms = trial.protocol.arms
+    if reward in arms and arms[reward].reward in (None, reward):
+        return reward
+    return next((name for name, table in arms.items() if table.reward == reward), None)
+
+
+def _unit_row(unit: Unit, **values: float) -> Row:
+    return {"pretraining_seed": unit.pretraining_seed, "seed": unit.seed, **values}
+
+
+class Contrast(NamedTuple):
+    """An arm against the placebo or the base, in one metric at one step."""
+
+    differences: list[UnitDifference]
+    estimate: Estimate
+
+
+def contrast_of(trial: Trial, case: Case, other: str, metric: str) -> Contrast:
+    """An arm minus another (or the base) at the endpoint's step."""
+    step = trial.protocol.endpoint.step
+    differences = contrasts.unit_differences(
+        _per_problem(trial, case, step, metric),
+        _per_problem(trial, (case[0], case[1], other), step, metric),
+    )
+    return Contrast(differences, _over_units({d.unit: d.difference for d in differences}))
+
+
+class Endpoint(NamedTuple):
+    """The endpoint's contrast of one arm with placebo and base, and what is concluded."""
+
+    placebo: Contrast
+    base: Contrast
+    adjusted: Adjusted | None
+    """None: not a primary comparison, so nothing is adjusted and the verdict is exploratory."""
+    verdict: controls.Verdict
+
+
+def where(trial: Trial, case: Case) -> str:
+    """The family, and the recipe where there are several."""
+    return case[0] if len(trial.protocol.recipes) == 1 else f"{case[0]} ({case[1]})"
+
+
+def primary_cases(trial: Trial) -> list[Case]:
+    """The comparisons that Holm adjusts together; with several recipes each counts once a recipe."""
+    return list(
+        dict.fromkeys(
+            (comparison.family, recipe, comparison.arm)
+            for recipe in trial.protocol.recipes
+            for comparison in trial.protocol.endpoint.primary
+        )
+    )
+
+
+def endpoints(trial: Trial) -> dict[Case, Endpoint]:
+    """The endpoint of every arm but the placebo."""
+    end = trial.protocol.endpoint
+    pairs = {
+        case: (contrast_of(trial, case, end.placebo, end.metric), contrast_of(trial, case, BASE, end.metric))
+        for case in cases(trial)
+        if case[2] != end.placebo
+    }  # fmt: skip
+    p_both = {
+        case: contrasts.intersection_union(*(contrasts.p_superior(c.estimate) for c in pair))
+        for case, pair in pairs.items()
+    }
+    primary = primary_cases(trial)
+    holm = contrasts.holm([p_both[case] for case in primary], end.alpha)
+    adjusted = dict(zip(primary, holm, strict=True))
+    found = {}
+    for case, (placebo, base) in pairs.items():
+        own = adjusted.get(case)
+        p = own.p if own else p_both[case]
+        outcome, reason = contrasts.verdict(placebo.estimate, p, end.alpha, end.margin)
+        label = "" if own else " (exploratory)"
+        models = {d.unit.pretraining_seed for d in placebo.differences}
+        if len(models) < contrasts.UNITS_FOR_FAMILY_CLAIM and models:
+            label += f"; a claim about {len(models)} pretrained model{'s' if len(models) > 1 else ''}, not the family"
+        sentence = wording.contrast(
+            where(trial, case), case[2], end.placebo, placebo.estimate, outcome, label
+        )
+        found[case] = Endpoint(placebo, base, own, controls.Verdict(outcome, reason, sentence))
+    return found
+
+
+def _contrast_row(
+    trial: Trial, case: Case, versus: str, metric: str, contrast: Contrast, end: Endpoint | None
+) -> Row:
+    """``end`` is given where this is the endpoint's own contrast."""
+    e, endpoint = contrast.estimate, trial.protocol.endpoint
+    adjusted = end.adjusted if end else None
+    m = len(primary_cases(trial)) if adjusted else 1
+    errors = [d.problem_se for d in contrast.differences]
+    return {
+        "family": case[0], "recipe": case[1], "arm": case[2], "versus": versus, "metric": metric,
+        "step": endpoint.step, "primary": adjusted is not None, "exploratory": adjusted is None,
+        "num_units": e.num_units, "estimate": e.mean, "sd": e.sd, "se": e.se,
+        "ci95": _interval(e, 0.95), "ci90": _interval(e, 0.90), "p_superior": contrasts.p_superior(e),
+        "p_holm": adjusted.p if adjusted else None,
+        "holm_lower": contrasts.lower_bound(e, adjusted.level) if adjusted else None,
+        "problem_se": float(np.sqrt(np.mean(np.square(errors)))) if errors else None,
+        "mde": contrasts.mde(e.sd, e.num_units, endpoint.alpha, m) if e.sd > 0 else None,
+        "family_claim": contrasts.family_claim([d.unit for d in contrast.differences]),
+        "verdict": end.verdict.outcome if end and versus == "placebo" else None,
+        "note": e.note,
+        "units": [
+            _unit_row(
+                d.unit, arm_value=d.arm_value, other_value=d.other_value, difference=d.difference,
+                problem_se=d.problem_se,
+            )
+            for d in contrast.differences
+        ],
+    }  # fmt: skip
+
+
+def contrast_rows(trial: Trial, ends: Mapping[Case, Endpoint]) -> list[Row]:
+    """Endpoint first, then the other metrics; the placebo itself is compared with base only."""
+    end = trial.protocol.endpoint
+    rows = []
+    for metric in dict.fromkeys((end.metric, *CONTRAST_METRICS)):
+        for case in cases(trial):
+            own = ends.get(case) if metric == end.metric else None
+            if case[2] != end.placebo:
+                found = own.placebo if own else contrast_of(trial, case, end.placebo, metric)
+                rows.append(_contrast_row(trial, case, "placebo", metric, found, own))
+            found = own.base if own else contrast_of(trial, case, BASE, metric)
+            rows.append(_contrast_row(trial, case, "base", metric, found, own))
+    return rows
+
+
+def control_rows(trial: Trial, ends: Mapping[Case, Endpoint]) -> list[Row]:
+    """Every preregistered control, once a recipe."""
+    verdicts = {case: end.verdict for case, end in ends.items()}
+    return [
+        {"family": c.family, "recipe": recipe, "arm": c.arm, "expect": c.expect, "why": c.why}
+        | controls.check(trial, c, recipe, verdicts)._asdict()
+        for recipe in trial.protocol.recipes
+        for c in trial.protocol.controls
+    ]
+
+
+def curve_rows(trial: Trial) -> list[Row]:
+    """Held-out metrics over evaluation steps and training metrics over steps, one row a run."""
+    rows = []
+    for run in trial.runs:
+        s = run.spec
+        head = {"family": s.family, "recipe": s.recipe, "arm": s.arm, **_unit_row(run.unit)}
+        if run.evaluations:
+            for metric in EVALUATION_CURVES:
+                values = [mean(METRICS[metric](e)) for e in run.evaluations.values()]
+                rows.append({**head, "metric": metric, "steps": list(run.evaluations), "values": _short(values)})  # fmt: skip
+        if len(run.journal["step"]):
+            for metric in dynamics.TRAINING_CURVES:
+                curve = dynamics.training_curve(run, metric)
+                rows.append({**head, "metric": metric, "steps": curve.steps, "values": _short(curve.values)})  # fmt: skip
+    return rows
+
+
+def strategy_rows(trial: Trial) -> list[Row]:
+    """Use of both strategies, units pooled."""
+    rows = []
+    for (family, recipe, arm), step in product(
+        cases(trial), sorted(trial.protocol.evaluation.steps)
+    ):
+        cell = trial.cell(family, recipe, arm, step).values()
+        if not cell:
+            continue
+        for decoding, detector, strategy in product(
+            ("greedy", "sampled"), strategies.DETECTORS, strategies.STRATEGIES
+        ):
+            parts: list[Completions] = [getattr(e, decoding) for e in cell]
+            rows.append(
+                {"family": family, "recipe": recipe, "arm": arm, "step": step, "decoding": decoding,
+                 "strategy": strategy, "detector": detector}
+                | strategies.use(parts, strategy, detector)._asdict()
+            )  # fmt: skip
+    return rows
+
+
+def partition_rows(trial: Trial) -> list[Row]:
+    """Greedy problems by strategy before and after, counts summed over units."""
+    rows = []
+    for case, step in product(cases(trial), sorted(trial.protocol.evaluation.steps)):
+        base, after = trial.cell(case[0], case[1], BASE, 0), trial.cell(*case, step)
+        units = base.keys() & after.keys()
+        if step == 0 or not units:
+            continue
+        cells = strategies.add(
+            strategies.greedy_partition(base[u], after[u]) for u in sorted(units)
+        )
+        shares = strategies.shares_of_gain(cells)
+        rows.append({
+            "family": case[0], "recipe": case[1], "arm": case[2], "step": step,
+            "cells": {path: {**cell._asdict(), "delta": cell.delta, "share_of_gain": shares[path]}
+                      for path, cell in cells.items()},
+            "delta_total": sum(cell.delta for cell in cells.values()),
+        })  # fmt: skip
+    return rows
+
+
+def kitagawa_rows(trial: Trial) -> list[Row]:
+    """Gain over base by what moved: the share of code, or the accuracy within strategies."""
+    step = trial.protocol.endpoint.step
+    rows = []
+    for case in cases(trial):
+        base, after = trial.cell(case[0], case[1], BASE, 0), trial.cell(*case, step)
+        gains: dict[Unit, float] = {}
+        effects: dict[Unit, decomposition.Kitagawa] = {}
+        for unit in sorted(base.keys() & after.keys()):
+            first, second = (decomposition.strategies_of(e[unit]) for e in (base, after))
+            effect = decomposition.kitagawa(first, second)
+            if not math.isnan(effect.share_effect + effect.accuracy_effect):
+                effects[unit], gains[unit] = effect, second.accuracy - first.accuracy
+        if not effects:
+            continue
+        share = _over_units({u: e.share_effect for u, e in effects.items()})
+        accuracy = _over_units({u: e.accuracy_effect for u, e in effects.items()})
+        rows.append({
+            "family": case[0], "recipe": case[1], "arm": case[2], "step": step,
+            "gain": _over_units(gains).mean, "share_effect": share.mean, "accuracy_effect": accuracy.mean,
+            "interaction_free": True, "units": [_unit_row(u, gain=gains[u], **e._asdict()) for u, e in effects.items()],
+            "share_effect_ci95": _interval(share, 0.95), "accuracy_effect_ci95": _interval(accuracy, 0.95),
+        })  # fmt: skip
+    return rows
+
+
+def format_rows(trial: Trial) -> list[Row]:
+    """Gain over base under the strict and the lenient grader; their difference is the boxes'."""
+    rows = []
+    for case in cases(trial):
+        strict, lenient = (
+            contrast_of(trial, case, BASE, m) for m in ("accuracy", "lenient_accuracy")
+        )
+        if not strict.differences:
+            continue
+        lenient_by_unit = {d.unit: d.difference for d in lenient.differences}
+        units = {
+            d.unit: (d.difference, lenient_by_unit[d.unit])
+            for d in strict.differences
+            if d.unit in lenient_by_unit
+        }
+        part = _over_units({unit: a - b for unit, (a, b) in units.items()})
+        rows.append({
+            "family": case[0], "recipe": case[1], "arm": case[2], "step": trial.protocol.endpoint.step,
+            "gain_strict": strict.estimate.mean, "gain_lenient": lenient.estimate.mean, "format_part": part.mean,
+            "gain_strict_ci95": _interval(strict.estimate, 0.95),
+            "gain_lenient_ci95": _interval(lenient.estimate, 0.95), "format_part_ci95": _interval(part, 0.95),
+            "units": [_unit_row(u, gain_strict=a, gain_lenient=b, format_part=a - b) for u, (a, b) in units.items()],
+        })  # fmt: skip
+    return rows
+
+
+def decomposition_rows(trial: Trial) -> list[Row]:
+    """Null, elicitation, reward design and their total, in the endpoint's metric; nothing where an arm is absent."""
+    end = trial.protocol.endpoint
+    majority, truth = arm_paying(trial, "majority"), arm_paying(trial, "ground_truth")
+    rows: list[Row] = []
+    if majority is None or truth is None:
+        return rows
+    for family, recipe in product(trial.protocol.design.families, trial.protocol.recipes):
+        # All four on the problems that have a value in each, or the parts would not add up.
+        values = [
+            _per_problem(trial, (family, recipe, arm), end.step, end.metric)
+            for arm in (BASE, end.placebo, majority, truth)
+        ]
+        parts: dict[Unit, decomposition.Parts] = {}
+        for unit in sorted(set.intersection(*(set(v) for v in values))):
+            grid = np.array([v[unit] for v in values])
+            known = ~np.isnan(grid).any(axis=0)
+            if known.any():
+                parts[unit] = decomposition.three_parts(*map(float, grid[:, known].mean(axis=1)))
+        for part in ("null", "elicitation", "reward_design", "total") if parts else ():
+            by_unit = {unit: float(getattr(p, part)) for unit, p in parts.items()}
+            e = _over_units(by_unit)
+            rows.append({
+                "family": family, "recipe": recipe, "part": part, "estimate": e.mean, "ci95": _interval(e, 0.95),
+                "units": [_unit_row(unit, value=value) for unit, value in by_unit.items()],
+            })  # fmt: skip
+    return rows
+
+
+def _boundary_cells(trial: Trial) -> Iterator[tuple[Case, int, list[Completions], list[Unit]]]:
+    """Samples of the base and of each arm at the endpoint's step, by unit."""
+    for family, recipe in product(trial.protocol.design.families, trial.protocol.recipes):
+        for arm in (BASE, *trial.protocol.arms):
+            step = 0 if arm == BASE else trial.protocol.endpoint.step
+            cell = trial.cell(family, recipe, arm, step)
+            if cell:
+                units = sorted(cell)
+                yield (family, recipe, arm), step, [cell[u].sampled for u in units], units
+
+
+def _at_k(
+    trial: Trial, measure: Callable[[Completions, int], float]
+) -> Iterator[tuple[Row, list[list[float]], list[float]]]:
+    """Row head, values [unit, k], means over top units [k]."""
+    ks = trial.protocol.evaluation.pass_at_k
+    for (family, recipe, arm), step, parts, units in _boundary_cells(trial):
+        values = [[measure(part, k) for k in ks] for part in parts]
+        means = [
+            _over_units(dict(zip(units, column, strict=True))).mean
+            for column in zip(*values, strict=True)
+        ]
+        yield {"family": family, "recipe": recipe, "arm": arm, "step": step}, values, means
+
+
+def pass_rows(trial: Trial) -> list[Row]:
+    """pass@k of the base and of every arm at the endpoint's step."""
+    ks = trial.protocol.evaluation.pass_at_k
+    return [
+        {**head, "k": ks, "values": means, "units": values}
+        for head, values, means in _at_k(trial, boundary.mean_pass_at_k)
+    ]
+
+
+def majority_rows(trial: Trial) -> list[Row]:
+    """maj@k likewise, one row a k."""
+    return [
+        {**head, "k": k, "value": means[i], "units": [unit[i] for unit in values]}
+        for head, values, means in _at_k(trial, boundary.mean_majority_right)
+        for i, k in enumerate(trial.protocol.evaluation.pass_at_k)
+    ]
+
+
+def guess_rows(trial: Trial) -> list[Row]:
+    """The guess curve of the held-out problems, which all families share."""
+    gold = [problem.answer for problem in trial.problems["held_out"]]
+    ks = trial.protocol.evaluation.pass_at_k
+    if not gold:
+        return []
+    values = boundary.guess_curve(gold, ks)
+    return [{"family": f, "k": ks, "values": values} for f in trial.protocol.design.families]
+
+
+def reward_rows(trial: Trial) -> list[Row]:
+    """What each arm paid for."""
+    rows = []
+    for case in cases(trial):
+        members = [run for run in trial.of_arm(*case) if len(run.journal["step"])]
+        if members:
+            paid = dynamics.paid(members)
+            head = {"family": case[0], "recipe": case[1], "arm": case[2]}
+            rows.append({**head, **paid._asdict(), "youden": paid.youden})
+    return rows
+
+
+def label_rows(trial: Trial) -> list[Row]:
+    """The audit of the pseudo-labels; counts."""
+    gold = {problem.id: problem.answer for problem in trial.problems["training"]}
+    return [
+        {"family": family, "pretraining_seed": seed, **dynamics.audit(labels, gold)._asdict()}
+        for (family, seed), labels in sorted(trial.labels.items())
+    ]
+
+
+def rollout_rows(trial: Trial) -> list[Row]:
+    """The same problems across base and arms, greedy and one sample: of each family's first unit, as many as fit."""
+    design, held_out = trial.protocol.design, trial.problems["held_out"]
+    columns = (
+        len(design.families) * len(trial.protocol.recipes) * (1 + len(trial.protocol.arms)) * 2
+    )
+    chosen = held_out[: min(MOST_TEXT_PROBLEMS, max(2, MOST_TEXTS // columns))]
+    by_id = {problem.id: problem for problem in chosen}
+    first = design.units()[0]
+    rows = []
+    with_base: set[tuple[str, str]] = set()
+    for run in trial.runs:
+        s = run.spec
+        if run.unit != first:
+            continue
+        for step, arm in ((0, BASE), (trial.protocol.endpoint.step, s.arm)):
+            if step not in run.evaluations or (arm == BASE and (s.family, s.recipe) in with_base):
+                continue
+            if arm == BASE:
+                with_base.add((s.family, s.recipe))
+            file = trial.path / s.path / "evaluations" / f"step-{step:06d}.parquet"
+            for text in read_texts(file, list(by_id)):
+                problem = by_id[text["problem_id"]]
+                rows.append({
+                    "family": s.family, "recipe": s.recipe, **_unit_row(run.unit), "problem_id": problem.id,
+                    "problem": problem.text, "gold": problem.answer, "arm": arm, "step": step,
+                    "decoding": text["decoding"], "text": text["text"], "strict": text["strict"],
+                    "lenient": text["lenient"], "answer": text["answer"], "code": text["has_python"],
+                })  # fmt: skip
+    return rows
