@@ -1,0 +1,44 @@
+"""One step of training under TRL's own loss and under ours: the same gradient. Needs the extra ``trl``."""
+
+import warnings
+
+import pytest
+import torch
+
+pytest.importorskip("trl")
+pytest.importorskip("datasets")
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    from benchmarks.agreement import gradient_gap, rollout_batch
+
+from controlarm import seeds
+from controlarm.organisms.transformer import Shape, parameter_shapes
+
+SHAPE = Shape(hidden=48, layers=2, heads=3, inner=96)
+
+
+def weights():
+    """Random, and large enough that attention and distributions are far from uniform."""
+    found = {}
+    for name, size in parameter_shapes(SHAPE).items():
+        rng = seeds.generator("test-vs-trl", name)
+        draw = torch.from_numpy(rng.standard_normal((1, *size), dtype="float32"))
+        found[name] = (
+            1 + 0.1 * draw if "norm" in name else draw * (0.3 if name == "embed" else 0.12)
+        )
+    return found
+
+
+@pytest.mark.filterwarnings("ignore")  # TRL's and its libraries' own
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
+@pytest.mark.parametrize("moved", [0.0, 0.3])
+def test_trl_and_we_have_the_same_gradient(tmp_path, aggregation, moved):
+    batch = rollout_batch(weights(), SHAPE, 4, 4, moved)
+    assert batch.advantages.ne(0).any()
+    lengths = batch.real.sum(-1).flatten()
+    assert aggregation == "token_mean" or lengths.min() < lengths.max(), "else the two means agree"
+    gap = gradient_gap(weights(), SHAPE, batch, aggregation, tmp_path)
+    assert gap.largest < 1e-4
+    assert gap.tensors < 1e-4
+    assert (gap.clipped_share > 0.05) == (moved > 0), "the bounds act off policy, and only there"
