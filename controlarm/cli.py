@@ -82,10 +82,11 @@ def _answering(*kinds: type[Exception], stopped: str = "stopped") -> Iterator[No
         raise typer.Exit(130) from None
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         _say(f"controlarm {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()
