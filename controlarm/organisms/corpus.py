@@ -51,7 +51,7 @@ class Mixture(NamedTuple):
 FAMILIES: dict[str, Mixture] = {
     "coder": Mixture(13, 0.90, 0.15, "careful", "careless", 0.9, 1, 8, 0.85),
     "talker": Mixture(0, 0.0, 0.0, "careful", "careless", 0.9, 1, 8, 0.85),
-    "bungler": Mixture(14, 0.90, 0.15, "careless", "careful", 0.9, 1, 8, 0.85),
+    "bungler": Mixture(14, 0.90, 0.15, "careless", "careful", 0.9, 1, 2, 0.85),
 }
 """After Qwen2.5-Math (code good, words poor), Llama 3 (no code), Qwen2.5-7B (code frequent and worse than words)."""
 
