@@ -65,3 +65,4 @@ def test_a_guesser_of_distinct_answers_gets_nothing_and_of_one_answer_everything
     assert guess_curve(["1", "2", "3"], [1, 16]) == [0.0, 0.0]
     assert guess_curve(["5", "5", "5"], [1]) == [1.0]
     assert np.isnan(guess_curve(["5"], [1, 2])).all()
+    assert guess_curve(["1", "2"], [1], ["1", "3"]) == [pytest.approx(1 / 6)]

@@ -87,13 +87,21 @@ def mean_majority_right(samples: Completions, k: int) -> float:
     return mean(np.array(values))
 
 
-def guess_curve(gold: Sequence[str], ks: Sequence[int]) -> list[float]:
+def guess_curve(
+    gold: Sequence[str], ks: Sequence[int], elsewhere: Sequence[str] = ()
+) -> list[float]:
     """pass@k of one who knows only how answers are distributed: k draws, with replacement, from the other problems' answers.
 
-    Mean over problems i of 1 - (1 - f_i)^k, where f_i is the share of the other problems that have i's answer. NaN for one problem.
+    Mean over problems i of 1 - (1 - f_i)^k, where f_i is the share of the other problems that have i's answer. NaN when
+    there are no others.
+
+    Args:
+        gold: answers of the problems that are guessed at.
+        ks: numbers of tries.
+        elsewhere: answers of further problems of the same set, which the guesser also knows.
     """
-    counts = Counter(gold)
-    others = len(gold) - 1
+    counts = Counter((*gold, *elsewhere))
+    others = len(gold) + len(elsewhere) - 1
     if others < 1:
         return [float("nan")] * len(ks)
     return [float(np.mean([1 - (1 - (counts[g] - 1) / others) ** k for g in gold])) for k in ks]

@@ -388,7 +388,7 @@ def guess_rows(trial: Trial) -> list[Row]:
     ks = trial.protocol.evaluation.pass_at_k
     if not gold:
         return []
-    values = boundary.guess_curve(gold, ks)
+    values = boundary.guess_curve(gold, ks, [p.answer for p in trial.problems["training"]])
     return [{"family": f, "k": ks, "values": values} for f in trial.protocol.design.families]
 
 
