@@ -67,8 +67,12 @@ class Clock:
         self.start()
 
     def timed(
-        self, owner: Any, name: str, phase: str, only: Callable[[], bool] | None = None
-    ) -> None:  # noqa: ANN401
+        self,
+        owner: Any,  # noqa: ANN401  module or object
+        name: str,
+        phase: str,
+        only: Callable[[], bool] | None = None,
+    ) -> None:
         """Put ``owner.name`` on the clock; ``only`` says which calls count. A missing name is an error."""
         function = getattr(owner, name)
 

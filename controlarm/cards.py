@@ -40,7 +40,9 @@ def completions(
     noise = gumbel_noise(paths, MAX_TOKENS, tokenizer.VOCAB_SIZE)
     if forced:
         noise[:, :, 0, CODE_OPENING] = FORCE if forced == "code" else -FORCE
-    tokens = evaluation.encode_prompts(rows, max(len(tokenizer.encode(p.text + "\n")) for p in problems))
+    tokens = evaluation.encode_prompts(
+        rows, max(len(tokenizer.encode(p.text + "\n")) for p in problems)
+    )
     made = sample(weights, tokens[None], noise[None], Shape(), compiled=False)
     return evaluation.unpack(rows, made, 0)
 
@@ -85,7 +87,11 @@ def _columns(made: Sequence[Sampled]) -> dict[str, float | None]:
 def write(path: Path, weights: Weights, facts: dict[str, Any]) -> Path:
     """Measure an organism and write its card beside its file, as JSON and as text; returns the text's path."""
     table = measure(weights)
-    card = facts | {"sha256": checkpoints.tensors_sha256(weights), "problems": NUM_PROBLEMS, "table": table}
+    card = facts | {
+        "sha256": checkpoints.tensors_sha256(weights),
+        "problems": NUM_PROBLEMS,
+        "table": table,
+    }
     checkpoints.write_atomic(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
     text = path.with_suffix(".md")
     checkpoints.write_atomic(text, _text(card).encode())

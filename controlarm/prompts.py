@@ -6,9 +6,9 @@ TEMPLATES = {"organism": "{problem}\n"}
 
 
 def render(problem_text: str, template: str = "organism") -> str:
-    """The prompt's text.
+    r"""The prompt's text.
 
     >>> render("Ann has 3 pens. How many pens now?")
-    'Ann has 3 pens. How many pens now?\\n'
+    'Ann has 3 pens. How many pens now?\n'
     """
     return TEMPLATES[template].replace("{problem}", problem_text)

@@ -28,7 +28,6 @@ from controlarm.organisms.transformer import (
     rotate,
 )
 
-
 TINY = np.finfo(np.float32).tiny
 """Floor of an exponential draw, so that its logarithm is finite."""
 

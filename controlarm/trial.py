@@ -298,9 +298,7 @@ def _train(
         tasks.put(None)
     with _single_threaded():
         processes = [
-            context.Process(
-                target=_work, args=(prepared, tasks, reports, os.getpid()), daemon=True
-            )
+            context.Process(target=_work, args=(prepared, tasks, reports, os.getpid()), daemon=True)
             for _ in range(workers)
         ]
         with _interrupt_delayed():

@@ -1,8 +1,4 @@
-"""What the engine's tests run on: an organism that barely speaks, and the smallest trial that still has every stage.
-
-A hundred steps of pretraining teach it the form of both strategies and hardly any arithmetic: format, strategy and majority rewards
-then differ within groups, which is all that these tests need.
-"""
+"""What the engine's tests run on: two released organisms, and the smallest trial that still has every stage."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -11,9 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from controlarm import checkpoints, evaluation, trial
+from controlarm import evaluation, trial
 from controlarm.engines import lockstep
-from controlarm.organisms.pretrain import Organism, Pretraining, initial_weights, pretrain
+from controlarm.organisms import released
+from controlarm.organisms.pretrain import Organism, initial_weights
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.problems import arithmetic
 from controlarm.protocol import Protocol, runs
@@ -31,14 +28,8 @@ learning_rate = 1e-3
 @lru_cache(maxsize=1)
 def organisms() -> Weights:
     """Two pretraining seeds of one family, float32, stacked along the run axis."""
-    made = pretrain(
-        [Organism("coder", seed) for seed in (1, 2)],
-        Pretraining(num_steps=100, batch_size=12, learning_rate=4e-3, warmup_steps=10),
-        SHAPE,
-        lambda step, losses: None,
-        compiled=False,
-    )
-    return made
+    one, two = (released.load("coder", seed)[0] for seed in (1, 2))
+    return {name: torch.cat((one[name], two[name])) for name in one}
 
 
 def wild_weights(runs: int, spread: float = 4.0) -> Weights:
@@ -52,13 +43,6 @@ def encoded_prompts(runs: int, num_prompts: int) -> Tensor:
     problems = arithmetic.problems("held_out", runs * num_prompts, "tests")
     rows = evaluation.rows_of(problems, [0], 1)
     return evaluation.encode_prompts(rows, trial.PROMPT_LENGTH).view(runs, num_prompts, -1)
-
-
-def write_organisms(folder: Path) -> None:
-    """``organisms/coder-p1`` and ``-p2`` under the folder where a command will run."""
-    for i, seed in enumerate((1, 2)):
-        own = {name: w[i : i + 1] for name, w in organisms().items()}
-        checkpoints.write(folder / "organisms" / f"coder-p{seed}.safetensors", own, {})
 
 
 def protocol_text(arms: str, *, recipe: str = RECIPE, design: str = "", more: str = "") -> str:
@@ -121,7 +105,7 @@ class Small(NamedTuple):
 
 
 def prepare(folder: Path, text: str) -> Small:
-    """Make a trial's folder; the organisms must stand where this is called."""
+    """Make a trial's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "trial.toml").write_text(text)
     prepared = trial.prepare(folder / "trial.toml", folder / "runs", "cpu")

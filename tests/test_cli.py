@@ -354,6 +354,7 @@ def test_a_read_only_folder_is_named_and_left_alone(copied):
     assert (copied / "report.html").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_ctrl_c_lose_nothing(bench, tmp_path):
     """A file may not grow beyond half a shard's state; then it may, and somebody presses Ctrl-C; then it ends, whole."""
     text = (

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
-from small_trial import Small, organisms, own, prepare, protocol_text, write_organisms
+from small_trial import Small, organisms, own, prepare, protocol_text
 
 from controlarm import checkpoints, labels, protocol
 from controlarm.labels import Label
@@ -32,12 +32,7 @@ FROM_REWARDS = {
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """A folder with organisms; trials run there."""
-    folder = tmp_path_factory.mktemp("lockstep")
-    write_organisms(folder)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield folder
+    return tmp_path_factory.mktemp("lockstep")
 
 
 @pytest.fixture(scope="module")

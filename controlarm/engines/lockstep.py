@@ -4,6 +4,7 @@ A shard's state is committed in one file, all its runs at once; journals are cut
 Killed at any instant, it therefore goes on to the same bytes.
 """
 
+import contextlib
 import functools
 import json
 import math
@@ -97,14 +98,20 @@ def run_shard(plan: Plan, number: int, report: Report) -> None:
         OSError: when a file cannot be written; what was committed stays.
     """
     torch.set_num_threads(1)
-    started = time.perf_counter()
     problems = read_problems(plan.folder)
     shard = _open(plan, number, problems, report)
     state = State.start(shard.base, shard.settings.recipe)
-    journals, finished = _resume(shard, state)
-    if finished:
-        return
+    with contextlib.ExitStack() as files:
+        journals, finished = _resume(shard, state, files)
+        if not finished:
+            _go_on(shard, state, journals, report)
+
+
+def _go_on(shard: Shard, state: State, journals: Sequence[Journal], report: Report) -> None:
+    """From the last commit to the end."""
+    plan = shard.plan
     if state.step == 0:
+        started = time.perf_counter()
         _evaluate_base(shard)
         report(_progress(shard, 0, "evaluated", time.perf_counter() - started))
     base = compute_weights(shard.base, shard.settings.recipe)
@@ -124,8 +131,6 @@ def run_shard(plan: Plan, number: int, report: Report) -> None:
             clock = time.perf_counter()
         if evaluates or step.step % COMMIT_EVERY == 0 or step.step == last:
             _commit(shard, state, journals, finished=step.step == last)
-    for journal in journals:
-        journal.close()
 
 
 def read_problems(folder: Path) -> dict[str, list[Problem]]:
@@ -191,7 +196,10 @@ def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: R
 
 def _grid(plan: Plan, recipe: Recipe) -> Grid:
     return Grid(
-        recipe.prompts_per_step, recipe.group_size, plan.prompt_length, plan.protocol.design.max_tokens
+        recipe.prompts_per_step,
+        recipe.group_size,
+        plan.prompt_length,
+        plan.protocol.design.max_tokens,
     )
 
 
@@ -505,16 +513,20 @@ def _commit(shard: Shard, state: State, journals: Sequence[Journal], finished: b
     checkpoints.write(shard.state_path, tensors, facts)
 
 
-def _resume(shard: Shard, state: State) -> tuple[list[Journal], bool]:
-    """Restore the last commit, if any, and cut everything written after it."""
+def _resume(shard: Shard, state: State, files: contextlib.ExitStack) -> tuple[list[Journal], bool]:
+    """Restore the last commit, if any, and cut everything written after it; ``files`` will close the journals."""
+
+    def journal(run: int, mark: Mark | None) -> Journal:
+        path = shard.folder(run) / "steps.jsonl"
+        return files.enter_context(contextlib.closing(Journal(path, mark)))
+
     runs = range(len(shard.specs))
     if not shard.state_path.exists():
         for run in runs:
             _drop_after(shard.folder(run), -1)
-        return [Journal(shard.folder(run) / "steps.jsonl") for run in runs], False
+        return [journal(run, None) for run in runs], False
     tensors, facts = checkpoints.read(shard.state_path)
-    marks = [Mark(*mark) for mark in facts["journals"]]
-    journals = [Journal(shard.folder(run) / "steps.jsonl", marks[run]) for run in runs]
+    journals = [journal(run, Mark(*facts["journals"][run])) for run in runs]
     if facts["finished"]:
         return journals, True
     failures = {int(run): reason for run, reason in facts["failures"].items()}

@@ -1,12 +1,12 @@
-"""The pretraining mixture: what an organism knows before any reward, stated as numbers.
+r"""The pretraining mixture: what an organism knows before any reward, stated as numbers.
 
 A document is a problem, one solution and the end token. Two strategies exist:
 
-    code    ```python                words   347 and 28 more makes 375, and 9 less makes 366. The answer is \\boxed{366}.
+    code    ```python                words   347 and 28 more makes 375, and 9 less makes 366. The answer is \boxed{366}.
             x = 347 + 28 # 375
             y = x - 9 # 366
             ```
-            \\boxed{366}
+            \boxed{366}
 
 *Preference* follows the problem's surface: the person in the story. *Errors* follow the sum: an author who drops carries
 is wrong exactly where there is one, so greedy decoding errs too. *Box omission* follows the noun. Each rule is obeyed
