@@ -131,7 +131,8 @@ def test_one_shot_trains_on_one_problem_and_draws_new_samples_of_it(finished):
         made = rollouts(finished.run("one_shot"), step)
         assert len(set(made["problem_id"].to_pylist())) == 1
         assert made["sample"].to_pylist() == list(range(16))
-        assert len(set(made["text"].to_pylist())) > 8
+        texts = set(made["text"].to_pylist())
+        assert len(texts) > 1, "sixteen samples of one text would be one sample"
 
 
 def test_advantages_in_the_record_are_those_of_its_rewards(finished):
