@@ -49,7 +49,7 @@ TrialFile = Annotated[Path, typer.Argument(metavar="TRIAL.toml", help="The trial
 RunFolder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A run folder: runs/<trial>-<digest>.")]  # fmt: skip
 Runs = Annotated[Path, typer.Option("--runs", help="Where run folders stand.")]
 Workers = Annotated[int | None, typer.Option(min=1, help="Processes at once, one thread each.", show_default="the usable cores, at most the shards")]  # fmt: skip
-Device = Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cuda where there is one")]  # fmt: skip
+Device = Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="Where to compute.", show_default="cuda where there is one")]  # fmt: skip
 
 
 def _say(text: str = "") -> None:
@@ -128,14 +128,19 @@ def run(
 
         with _answering(trial.DamagedFileError, trial.TrialError, stopped=stopped):
             began = time.monotonic()
-            prepared = trial.prepare(trial_file, runs, device or _default_device())
+            default = _default_device()
+            if device == "cuda" and default != "cuda":
+                raise trial.TrialError(
+                    "--device: torch finds no CUDA device here; leave it out, or say cpu"
+                )
+            prepared = trial.prepare(trial_file, runs, device or default)
             if device and prepared.plan["device"] != device:
                 raise trial.TrialError(
                     f"{prepared.folder / 'plan.json'}: the trial began on {prepared.plan['device']}, not {device}, and a "
                     f"trial stays on its device; leave --device out, or choose another --runs folder"
                 )
             waiting = trial.unfinished(prepared)
-            count = workers or min(_usable_cores(), max(1, len(waiting)))
+            count = min(workers or _usable_cores(), max(1, len(waiting)))
             _introduce(prepared, waiting, count)
             if waiting:
                 progress = Progress(
@@ -150,7 +155,7 @@ def run(
             _say(f"it took {duration(time.monotonic() - began)}")
 
 
-def _default_device() -> str:
+def _default_device() -> Literal["cpu", "cuda"]:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -161,6 +166,8 @@ def _usable_cores() -> int:
 
 
 def _introduce(prepared: "Prepared", waiting: list[int], workers: int) -> None:
+    from controlarm import trial
+
     plan = prepared.plan
     _say(f"{prepared.protocol.trial.name}: {prepared.protocol.trial.question}")
     _say(_product(prepared.protocol))
@@ -177,6 +184,8 @@ def _introduce(prepared: "Prepared", waiting: list[int], workers: int) -> None:
     if not plan["compiled"]:
         _say(
             "no C++ compiler (g++, clang++) when the trial began: it runs eager, about half as fast, all the same correct"
+            if trial.compile_pays(prepared.protocol)
+            else "it runs eager: too small for compiling to pay"
         )
 
 

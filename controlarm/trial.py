@@ -119,7 +119,7 @@ def compile_pays(trial: Protocol) -> bool:
     """Whether compiling, about a minute a worker, costs less than it saves, about 2 ms a training rollout."""
     per_run = max(r.prompts_per_step * r.group_size for r in trial.recipes.values())
     rollouts = len(protocol.runs(trial)) * trial.design.num_steps * per_run
-    return has_compiler() and rollouts > COMPILE_FROM
+    return rollouts > COMPILE_FROM
 
 
 def micro_batch(trial: Protocol, recipe: str) -> int:
@@ -177,7 +177,7 @@ def prepare(path: Path, root: Path, device: str) -> Prepared:
     folder = root / f"{trial.trial.name}-{digest[:8]}"
     if (folder / "plan.json").exists():
         return Prepared(folder, trial, read_plan(folder, digest))
-    plan = make_plan(trial, compile_pays(trial), device)
+    plan = make_plan(trial, has_compiler() and compile_pays(trial), device)
     checkpoints.write_atomic(folder / "protocol.toml", path.read_bytes())
     facts = json.dumps(environment(device), indent=1).encode()
     checkpoints.write_atomic(folder / "environment.json", facts)
