@@ -239,7 +239,7 @@ def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = N
             cost = costing.costs(plan)
             cores = workers or min(_usable_cores(), cost.num_shards)
             _say(f"{plan.trial.name}: {plan.trial.question}")
-            for name, text in _expectations(plan, cost, cores, trial.has_compiler()).items():
+            for name, text in _expectations(plan, cost, cores, trial.has_compiler() and trial.compile_pays(plan)).items():
                 _say(f"  {name:<12}{text}")
             folder = runs / f"{plan.trial.name}-{digest[:8]}"
             _say(f"  {'digest':<12}{digest}")
