@@ -1,4 +1,4 @@
-"""The report: `report.json` holds every number shown, `report.html` is one file that needs nothing but a browser."""
+"""The report: `report.json` holds every number shown, `report.html` needs nothing but a browser, `endpoint.svg` is its figure."""
 
 import json
 import math
@@ -6,19 +6,25 @@ import os
 from pathlib import Path
 from typing import Any
 
+from controlarm.report.endpoint import endpoint
 from controlarm.report.page import render
 
-__all__ = ["as_json", "render", "write"]
+__all__ = ["as_json", "endpoint", "render", "write"]
 
 
 def write(folder: Path, summary: dict[str, Any]) -> Path:
-    """Write ``report.json`` and ``report.html`` into the folder, each whole or not at all; the path of the page.
+    """Write ``report.json``, ``report.html`` and ``endpoint.svg`` into the folder, each whole or not at all.
+
+    Returns:
+        The path of the page.
 
     Raises:
         ValueError: a number of the summary is not finite; the message names its place.
         OSError: a file cannot be written; the message names it, and what was there before stays.
     """
     texts = {"report.json": as_json(summary), "report.html": render(summary)}
+    if picture := endpoint(summary):
+        texts["endpoint.svg"] = picture
     for name, text in texts.items():
         _replace(folder / name, text)
     return folder / "report.html"

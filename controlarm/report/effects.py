@@ -170,16 +170,15 @@ def forest_row(view: View, row: Entry) -> Row:
     )  # fmt: skip
 
 
-def effects(view: View) -> Markup:
-    """Forest plots of the endpoint, then every contrast in a table."""
+def forest_panels(view: View) -> tuple[list[Markup], str]:
+    """One forest plot per family and recipe, and the caption that reads them."""
     name, meaning = METRICS.get(view.metric, (view.metric, ""))
     groups = {
         g: [forest_row(view, r) for r in view.endpoint_rows(*g, "placebo")] for g in view.groups
     }
     groups = {g: rows for g, rows in groups.items() if rows}
     if not groups:
-        return section("effects", "Gain over placebo",
-                       missing("No contrasts", "no arm has finished together with the placebo at the endpoint’s step."))  # fmt: skip
+        return [], ""
     scale = rows_domain([row for rows in groups.values() for row in rows], view.margin)
     panels = [
         forest(
@@ -204,6 +203,15 @@ def effects(view: View) -> Markup:
         f"seeds); tall ticks: 90 % interval; rings below: one seed each.{band} An arrow head: the interval goes on. "
         "An interval clear of zero is a difference that the placebo does not explain."
     )
+    return panels, caption
+
+
+def effects(view: View) -> Markup:
+    """Forest plots of the endpoint, then every contrast in a table."""
+    panels, caption = forest_panels(view)
+    if not panels:
+        return section("effects", "Gain over placebo",
+                       missing("No contrasts", "no arm has finished together with the placebo at the endpoint’s step."))  # fmt: skip
     lead = element("p", f"Each arm against the placebo ({view.placebo}): same model, problems, sampling noise and recipe; only the reward differs.")  # fmt: skip
     return section("effects", "Gain over placebo", lead, figure(panels, caption), _tables(view))
 
