@@ -182,11 +182,18 @@ def _introduce(prepared: "Prepared", waiting: list[int], workers: int) -> None:
         )
     _say(f"{workers} worker{'s' if workers > 1 else ''} on {plan['device']}")
     if not plan["compiled"]:
-        _say(
-            "no C++ compiler (g++, clang++) when the trial began: it runs eager, about half as fast, all the same correct"
-            if trial.compile_pays(prepared.protocol)
-            else "it runs eager: too small for compiling to pay"
-        )
+        _say(f"it runs {_why_eager(trial.compile_pays(prepared.protocol), has_compiler=False)}")
+
+
+def _why_eager(pays: bool, has_compiler: bool) -> str | None:
+    """Why functions are not compiled; None: they are."""
+    if not pays:
+        return "eager: too small for compiling to pay"
+    return (
+        None
+        if has_compiler
+        else "eager, about half as fast: there is no C++ compiler (g++, clang++)"
+    )
 
 
 def _product(trial: Protocol) -> str:
@@ -237,9 +244,10 @@ def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = N
                 _refuse(f"{trial_file}:\n" + "\n".join(f"  {problem}" for problem in problems))
             digest = protocols.digest(plan, trial.materials(plan))
             cost = costing.costs(plan)
-            cores = workers or min(_usable_cores(), cost.num_shards)
+            cores = min(workers or _usable_cores(), cost.num_shards)
+            eager = _why_eager(trial.compile_pays(plan), trial.has_compiler())
             _say(f"{plan.trial.name}: {plan.trial.question}")
-            for name, text in _expectations(plan, cost, cores, trial.has_compiler() and trial.compile_pays(plan)).items():
+            for name, text in _expectations(plan, cost, cores, eager).items():
                 _say(f"  {name:<12}{text}")
             folder = runs / f"{plan.trial.name}-{digest[:8]}"
             _say(f"  {'digest':<12}{digest}")
@@ -251,7 +259,7 @@ def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = N
 
 
 def _expectations(
-    plan: Protocol, cost: costing.Costs, workers: int, compiled: bool
+    plan: Protocol, cost: costing.Costs, workers: int, eager: str | None
 ) -> dict[str, str]:
     """What to expect of a trial, in words."""
     end, recipes = plan.endpoint, plan.recipes.values()
@@ -277,8 +285,8 @@ def _expectations(
         "labels": f"{cost.num_labelled:,} completions of the base models",
         "evaluation": f"{cost.num_evaluated:,} completions, greedy and {plan.evaluation.samples} samples a problem, at steps "
         f"{', '.join(map(str, plan.evaluation.steps))}",
-        "time": f"about {duration(cost.seconds(workers, compiled))} on {workers} free core{'s' if workers > 1 else ''}"
-        + ("" if compiled else ", eager: there is no C++ compiler (g++, clang++)"),
+        "time": f"about {duration(cost.seconds(workers, compiled=eager is None))} on {workers} free core{'s' if workers > 1 else ''}"
+        + (f"; {eager}" if eager else ""),
         "memory": f"about {workers * cost.worker_bytes / 1e9:.1f} GB, {cost.worker_bytes / 1e9:.1f} a worker",
         "detectable": effect,
         "claims": claim,

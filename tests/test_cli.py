@@ -16,6 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -106,6 +107,7 @@ def bench(tmp_path_factory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(trial, "has_compiler", lambda: False)
+        patch.setattr(trial, "compile_pays", lambda protocol: True)
         yield folder
 
 
@@ -183,8 +185,16 @@ def test_a_finished_trial_only_gets_its_report_again(copied):
 
 
 def test_the_device_of_a_trial_cannot_change(copied):
-    result = invoke("run", "hostile.toml", "--runs", copied.parent, "--device", "meta")
-    assert "the trial began on cpu, not meta" in refused(result)
+    plan = json.loads((copied / "plan.json").read_text())
+    (copied / "plan.json").write_text(json.dumps(plan | {"device": "cuda"}))
+    assert "the trial began on cuda, not cpu" in refused(again(copied))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there_is_refused_before_anything_is_written(bench, tmp_path):
+    result = invoke("run", "tiny.toml", "--runs", tmp_path / "runs", "--device", "cuda")
+    assert "torch finds no CUDA device here" in refused(result)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_trial_that_began_compiled_does_not_go_on_without_a_compiler(copied):
@@ -411,12 +421,17 @@ def test_check_tells_the_plan_and_the_siblings(bench, copied):
         "32 rollouts: 2 steps of 2 prompts × 2",
         "labels 16 completions of the base models",
         "evaluation 36 completions",
-        "eager: there is no C++ compiler",
+        "eager, about half as fast: there is no C++ compiler",
         "about 2 pretrained models a family, not the family",
         f"sibling {copied}",
     ):
         assert part in said
     assert "(new)" in said
+
+
+def test_a_trial_too_small_to_compile_says_so(bench, monkeypatch):
+    monkeypatch.setattr(trial, "compile_pays", lambda protocol: False)
+    assert "eager: too small for compiling to pay" in invoke("check", "tiny.toml").stdout
 
 
 def test_costs_grow_with_what_is_asked_for():
