@@ -30,8 +30,8 @@ from controlarm.analysis.folder import FolderError
 from controlarm.organisms import catalogue, corpus
 from controlarm.organisms import own as families_of_own
 from controlarm.organisms.corpus import Mixture
+from controlarm.progress import Progress, duration, watching
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
-from controlarm.watch import Progress, duration, watching
 
 if TYPE_CHECKING:
     from controlarm.organisms.pretrain import Organism, Pretraining

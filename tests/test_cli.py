@@ -25,7 +25,7 @@ from controlarm.cli import app
 from controlarm.organisms import catalogue, own
 from controlarm.organisms.pretrain import Organism, initial_weights
 from controlarm.organisms.transformer import Shape
-from controlarm.watch import Progress, watching
+from controlarm.progress import Progress, watching
 
 ROOT = Path(__file__).parent.parent
 
