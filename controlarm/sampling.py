@@ -18,6 +18,7 @@ from controlarm.organisms.transformer import (
     MASKED,
     Shape,
     Weights,
+    compiled_form,
     embed,
     hidden_states_with_cache,
     logits,
@@ -127,9 +128,6 @@ def decode_step(
     return choose(logits(weights, rms_norm(x, weights["norm"])), noise)
 
 
-compiled_decode_step = torch.compile(decode_step, dynamic=False)
-
-
 @torch.no_grad()
 def sample(
     weights: Weights,
@@ -162,7 +160,7 @@ def sample(
         [torch.zeros(*own, shape.head, max_tokens, **like) for _ in layers],
         [torch.zeros(*own, max_tokens, shape.head, **like) for _ in layers],
     )
-    step = compiled_decode_step if compiled else decode_step
+    step = compiled_form(decode_step) if compiled else decode_step
     noise = noise.reshape(runs, rows, max_tokens, vocab)
     first = logits(weights, hidden[:, :, -1:]).expand(runs, num_prompts, num_samples, vocab)
     drawn = choose(first.reshape(runs, rows, vocab), noise[:, :, 0])

@@ -10,7 +10,14 @@ from torch import Tensor
 
 from controlarm.losses import clipped_surrogate, kl_k3, token_weights
 from controlarm.organisms.tokenizer import PAD
-from controlarm.organisms.transformer import Shape, Weights, cast, hidden_states, logits
+from controlarm.organisms.transformer import (
+    Shape,
+    Weights,
+    cast,
+    compiled_form,
+    hidden_states,
+    logits,
+)
 from controlarm.protocol import Recipe
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -106,10 +113,6 @@ def losses(
     return Losses(loss, logprobs)
 
 
-compiled_losses = torch.compile(losses, dynamic=False)
-compiled_token_logprobs = torch.compile(token_logprobs, dynamic=False)
-
-
 @torch.no_grad()
 def score(
     weights: Weights,
@@ -120,7 +123,7 @@ def score(
     compiled: bool,
 ) -> Tokens:
     """Log-probabilities under a compute copy, in micro-batches of ``micro`` rollouts; 0 at padding."""
-    run = compiled_token_logprobs if compiled else token_logprobs
+    run = compiled_form(token_logprobs) if compiled else token_logprobs
     parts = zip(prompts.split(micro, 1), completions.split(micro, 1), strict=True)
     found = torch.cat(
         [run(weights, p.contiguous(), c.contiguous(), shape)[0] for p, c in parts], dim=1
@@ -176,7 +179,7 @@ def update(
         micro: rollouts per pass; must divide the batch. Changes results by float noise only.
         compiled: use the compiled pass.
     """
-    run = compiled_losses if compiled else losses
+    run = compiled_form(losses) if compiled else losses
     per_token = token_weights(batch.real, recipe.aggregation)
     per_token = per_token * active.view(-1, 1, 1)
     optimizer.zero_grad()

@@ -5,7 +5,9 @@ that of Hugging Face's ``LlamaForCausalLM`` (RMSNorm, rotary positions, SwiGLU, 
 Attention is explicit: for short sequences and small heads it beats the fused kernel on a CPU.
 """
 
-from typing import NamedTuple
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -149,3 +151,9 @@ def logits(
 def cast(weights: Weights, dtype: torch.dtype) -> Weights:
     """The compute copy of float32 master weights; gradients flow back through it."""
     return {name: w.to(dtype) for name, w in weights.items()}
+
+
+@functools.cache
+def compiled_form(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function compiled for fixed shapes, made at first use: to load the compiler takes longer than a small trial."""
+    return torch.compile(function, dynamic=False)
