@@ -77,13 +77,16 @@ class Progress:
         a_step = statistics.median(self.seconds["trained"])
         a_start = min(self.seconds.get("started", [0.0]))
         an_evaluation = min(self.seconds.get("evaluated", [0.0]))
-        left, to_do = 0.0, [s for s in self.waiting if s not in self.finished]
-        for shard in to_do:
+        # As the workers will take them: the shards at work first, each next one by whoever is free first.
+        busy = [0.0] * self.workers
+        to_do = [s for s in self.waiting if s not in self.finished]
+        for shard in sorted(to_do, key=lambda s: s not in self.steps):
             step = self.steps.get(shard, 0)
-            left += (self.protocol.design.num_steps - step) * a_step
+            left = (self.protocol.design.num_steps - step) * a_step
             left += sum(s > max(step, 0) for s in self.protocol.evaluation.steps) * an_evaluation
             left += 0.0 if shard in self.steps else a_start
-        return left / min(self.workers, len(to_do)) if to_do else 0.0
+            busy[busy.index(min(busy))] += left
+        return max(busy)
 
     def shard_name(self, shard: int) -> str:
         """Example: ``coder-p1-s1``, with the recipe where there are several."""

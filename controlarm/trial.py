@@ -306,6 +306,8 @@ def _train(
                 process.start()
     try:
         _listen(prepared, processes, reports, len(waiting), show)
+        for process in processes:
+            process.join(timeout=10)
     finally:
         for process in processes:
             process.terminate()

@@ -26,7 +26,7 @@ DOCUMENT_LENGTH = 48
 class Pretraining(NamedTuple):
     """How organisms are made; the released ones used the defaults."""
 
-    num_steps: int = 1500
+    num_steps: int = 2500
     batch_size: int = 128
     """Documents a step."""
     learning_rate: float = 3e-3
