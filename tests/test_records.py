@@ -1,0 +1,35 @@
+"""Published trials say what their own data say, and the README says what they say."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from controlarm import protocol
+from controlarm.analysis.summary import summarise
+from controlarm.report import as_json
+
+ROOT = Path(__file__).parent.parent
+RECORDS = sorted(path.parent for path in (ROOT / "records").glob("*/plan.json"))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
+def test_a_record_rebuilds_to_the_report_beside_it(record: Path):
+    assert as_json(summarise(record)) == (record / "report.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.name)
+def test_a_record_is_of_the_protocol_that_it_names(record: Path):
+    plan = json.loads((record / "plan.json").read_text(encoding="utf-8"))
+    trial = protocol.load(record / "protocol.toml")
+    assert record.name == f"{trial.trial.name}-{plan['digest'][:8]}"
+    assert protocol.digest(trial, plan["materials"]) == plan["digest"]
+
+
+def test_the_readme_quotes_the_quick_record():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    record = next(path for path in RECORDS if path.name.startswith("quick-"))
+    found = json.loads((record / "report.json").read_text(encoding="utf-8"))
+    assert f"records/{record.name}/endpoint.svg" in readme
+    for sentence in found["headline"]:
+        assert sentence in readme
