@@ -3,6 +3,9 @@
 Run by ``vs_trl.py``: python -m benchmarks.agreement RESULT.json
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+# The extra `trl` need not be installed where types are checked.
+
 import json
 import sys
 import warnings

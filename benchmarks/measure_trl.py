@@ -3,6 +3,9 @@
 Run by ``vs_trl.py``: python -m benchmarks.measure_trl RESULT.json SIZE PRECISION STEPS WARMUP
 """
 
+# pyright: reportMissingImports=false, reportPrivateImportUsage=false
+# The extra `trl` need not be installed where types are checked.
+
 import json
 import sys
 import time
@@ -71,14 +74,14 @@ def measure(
         completion_ids: list[list[int]],
         answer: list[str],
         **_: Any,  # noqa: ANN401
-    ) -> list[float]:
+    ) -> list[float | None]:
         lengths.append(sum(map(len, completion_ids)) / len(completion_ids))
         rewards = [
             float(grading.grade(text, gold).strict == "right")
             for text, gold in zip(completions, answer, strict=True)
         ]
         accuracy.append(sum(rewards) / len(rewards))
-        return rewards
+        return [*rewards]
 
     clock = Clock()
     trainer = GRPOTrainer(

@@ -2,7 +2,7 @@
 
 import functools
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -62,7 +62,7 @@ class Clock:
     """Processor time of this process, by phase, step by step."""
 
     def __init__(self) -> None:
-        self.spent: Counter[str] = Counter()
+        self.spent: defaultdict[str, float] = defaultdict(float)
         self.marks: list[Mark] = []
         self.start()
 
