@@ -137,8 +137,8 @@ def test_one_shot_trains_on_one_problem_and_draws_new_samples_of_it(finished):
 
 def test_advantages_in_the_record_are_those_of_its_rewards(finished):
     made = rollouts(finished.run("placebo"), 2)
-    rewards = np.array(made["reward"]).reshape(4, 4)
-    advantages = np.array(made["advantage"]).reshape(4, 4)
+    rewards = np.array(made["reward"].to_pylist()).reshape(4, 4)
+    advantages = np.array(made["advantage"].to_pylist()).reshape(4, 4)
     equal = rewards.min(1) == rewards.max(1)
     assert not advantages[equal].any()
     mixed = rewards[~equal]
@@ -177,10 +177,10 @@ def test_evaluation_has_one_greedy_and_the_samples_of_each_held_out_problem(fini
 def silent(place) -> tuple[Small, bool]:
     """The same trial, its rollouts hardly kept, trained after draws from the global streams; and whether it moved them."""
     torch.rand(7)
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    before = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
     text = protocol_text(ARMS, more="[logging]\nrollouts_every = 1000")
     small = prepare(place / "silent", text).train()
-    after = torch.get_rng_state(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    after = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
     return small, not torch.equal(before[0], after[0]) or before[1] != after[1]
 
 

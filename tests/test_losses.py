@@ -31,7 +31,7 @@ def test_the_surrogate_is_that_of_a_plain_loop(tokens, low, high):
     found = clipped_surrogate(
         logprobs[None, :, None], old[None, :, None], gains[None], low, high
     )  # each token a rollout of its own
-    expected = [plain_surrogate(*token, low, high) for token in tokens]
+    expected = [plain_surrogate(new, was, gain, low, high) for new, was, gain in tokens]
     assert found.flatten().tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 

@@ -122,33 +122,33 @@ def only(folder):
     return found
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_the_same_command_ends_with_the_same_bytes(place):
+    undisturbed = prepare(place / "undisturbed", TWO_SHARDS).train()
     rng = seeds.generator("tests", "kill")
-    with started(place, "undisturbed", 1) as undisturbed:
-        # Labels and base evaluation, training, evaluation and commit: then some random moment later, everything at once.
-        for stage in ("labelled", "trained", "evaluated"):
-            with started(place, "killed", 2) as process:
-                until(process, stage)
-                time.sleep(rng.uniform(0, 0.4))
-                os.killpg(process.pid, signal.SIGKILL)
-        # The parent alone, before its workers have even begun: they must not train beside the next command.
+    # Labels and base evaluation, training, evaluation and commit: then some random moment later, everything at once.
+    for stage in ("labelled", "trained", "evaluated"):
         with started(place, "killed", 2) as process:
-            while len(members(process.pid)) < 3:
-                assert process.poll() is None
-                time.sleep(0.02)
-            process.kill()
-            process.wait()
-            assert ends(process.pid, 60), "workers begin, find nobody, and end"
-        # The parent alone, while they train.
-        with started(place, "killed", 2) as process:
-            until(process, "trained")
-            process.kill()
-            process.wait()
-            assert ends(process.pid, 5), "within two seconds, on a machine with nothing else to do"
-        with started(place, "killed", 2) as process:
-            until(process, "done")
-        until(undisturbed, "done")
-    assert_same_files(only(place / "killed"), only(place / "undisturbed"))
+            until(process, stage)
+            time.sleep(rng.uniform(0, 0.4))
+            os.killpg(process.pid, signal.SIGKILL)
+    # The parent alone, before its workers have even begun: they must not train beside the next command.
+    with started(place, "killed", 2) as process:
+        while len(members(process.pid)) < 3:
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert ends(process.pid, 60), "workers begin, find nobody, and end"
+    # The parent alone, while they train.
+    with started(place, "killed", 2) as process:
+        until(process, "trained")
+        process.kill()
+        process.wait()
+        assert ends(process.pid, 5), "within two seconds, on a machine with nothing else to do"
+    with started(place, "killed", 2) as process:
+        until(process, "done")
+    assert_same_files(only(place / "killed"), undisturbed.folder)
 
 
 @pytest.fixture(scope="module")

@@ -50,13 +50,31 @@ def stepped(weights, batch, recipe=RECIPE, micro=ROLLOUTS, active=None, num_upda
     weights = trained(weights)
     optimizer = make_optimizer(weights, recipe)
     active = torch.ones(len(batch.prompts), dtype=torch.bool) if active is None else active
-    for _ in range(num_updates):
-        report = update(weights, optimizer, batch, active, recipe, SHAPE, micro, False)
-    return weights, report
+    reports = [
+        update(weights, optimizer, batch, active, recipe, SHAPE, micro, False)
+        for _ in range(num_updates)
+    ]
+    return weights, reports[-1]
+
+
+def grad(weight) -> torch.Tensor:
+    assert weight.grad is not None
+    return weight.grad
 
 
 def gradient(weights, run):
-    return torch.cat([w.grad[run].flatten() for w in weights.values()])
+    return torch.cat([grad(w)[run].flatten() for w in weights.values()])
+
+
+def of_run(batch, run):
+    """One run's share of a batch."""
+    return batch._replace(
+        **{
+            name: x[run : run + 1]
+            for name, x in batch._asdict().items()
+            if x is not None and x.ndim
+        }
+    )
 
 
 def relative_gap(found, expected):
@@ -93,7 +111,7 @@ def test_a_step_does_not_depend_on_the_neighbouring_runs(recipe, band):
     batch, weights = some_batch(on_policy=False), wild_weights(RUNS)
     together, report = stepped(weights, batch, recipe)
     for run in range(RUNS):
-        part = Batch(*(x if x is None or x.ndim == 0 else x[run : run + 1] for x in batch))
+        part = of_run(batch, run)
         alone, of_alone = stepped(own(weights, run), part, recipe)
         assert relative_gap(gradient(together, run), gradient(alone, 0)) < band
         assert report.grad_norm[run] == pytest.approx(of_alone.grad_norm.item(), rel=band)
@@ -102,11 +120,11 @@ def test_a_step_does_not_depend_on_the_neighbouring_runs(recipe, band):
 def test_a_neighbours_other_batch_changes_not_a_bit():
     batch, weights = some_batch(), wild_weights(RUNS)
     other = some_batch(name="other")
-    mixed = Batch(
-        *(
-            x if x is None or x.ndim == 0 else torch.cat((x[:1], y[1:]))
-            for x, y in zip(batch, other, strict=True)
-        )
+    mixed = batch._replace(
+        **{
+            name: torch.cat((getattr(batch, name)[:1], getattr(other, name)[1:]))
+            for name in ("prompts", "completions", "old_logprobs", "advantages")
+        }
     )
     one, two = stepped(weights, batch)[0], stepped(weights, mixed)[0]
     assert same_bits(one, two, 0)
@@ -129,7 +147,7 @@ def test_the_on_policy_gradient_is_reinforce_on_a_plain_model_of_one_sequence():
         total = total - batch.advantages[run, rollout] * logprobs.sum()
     (total / batch.real[run].sum()).backward()
     for name, weight in plain.items():
-        assert relative_gap(masters[name].grad[run], weight.grad[0]) < 3e-5, name
+        assert relative_gap(grad(masters[name])[run], grad(weight)[0]) < 3e-5, name
 
 
 def test_a_masked_run_keeps_every_bit_though_it_has_momentum_and_decay():
@@ -188,17 +206,17 @@ def test_clipping_a_run_is_what_pytorch_does_to_a_model_of_its_own():
     ]
     for weight in stacked:
         weight.grad = torch.from_numpy(rng.standard_normal(weight.shape, dtype=np.float32))
-        weight.grad *= torch.tensor([0.01, 1.0, 100.0]).view(-1, *[1] * (weight.ndim - 1))
+        grad(weight).mul_(torch.tensor([0.01, 1.0, 100.0]).view(-1, *[1] * (weight.ndim - 1)))
     single = [[torch.zeros_like(w[run]) for w in stacked] for run in range(RUNS)]
     for run, weights in enumerate(single):
         for weight, source in zip(weights, stacked, strict=True):
-            weight.grad = source.grad[run].clone()
+            weight.grad = grad(source)[run].clone()
     norms = clip_per_run(stacked, 1.0)
     for run, weights in enumerate(single):
         expected = torch.nn.utils.clip_grad_norm_(weights, 1.0)
         assert norms[run].item() == pytest.approx(expected.item(), rel=1e-6)
         for weight, source in zip(weights, stacked, strict=True):
-            torch.testing.assert_close(source.grad[run], weight.grad)
+            torch.testing.assert_close(grad(source)[run], weight.grad)
     assert norms[0] < 1 < norms[2], (
         "one run must not need clipping, or clipping all alike would pass"
     )
@@ -215,7 +233,7 @@ def test_the_optimizer_is_pytorchs_adamw_run_by_run():
             alone.values(), lr=1e-3, betas=(0.8, 0.95), eps=1e-8, weight_decay=0.05, fused=False
         )
         rows = slice(run, run + 1)
-        part = Batch(*(x if x is None or x.ndim == 0 else x[rows] for x in batch))
+        part = of_run(batch, run)
         for _ in range(3):
             optimizer.zero_grad()
             losses(alone, part, per_token[rows], recipe, SHAPE).loss.sum().backward()
