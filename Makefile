@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 setup: .venv/stamp  ## build .venv; runs again only when the requirements change
 
 .venv/stamp: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit(f"controlarm needs Python 3.11 or newer; $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info; (3, 11) <= v < (3, 14) or sys.exit(f"controlarm needs Python 3.11 to 3.13; $(PYTHON) is {v.major}.{v.minor}: make PYTHON=python3.12 …")'
 	@test -x $(BIN)/python || { echo "installing into .venv (once; a few minutes)"; $(PYTHON) -m venv .venv; }
 	@$(PIP) install -c constraints.txt torch && $(PIP) install -c constraints.txt -e '.[dev]' && touch $@
 
@@ -25,7 +25,7 @@ fmt: setup
 	@$(BIN)/ruff check -q --fix; $(BIN)/ruff format -q
 
 bench: setup
-	@$(PIP) install -c constraints.txt '.[trl]' && $(BIN)/python benchmarks/vs_trl.py
+	@$(PIP) install -c constraints.txt -e '.[trl]' && $(BIN)/python benchmarks/vs_trl.py
 
 docs: setup
 	@$(BIN)/python -m pytest -q tests/test_docs.py
