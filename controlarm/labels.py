@@ -5,7 +5,7 @@ problems as every other arm. Answers are the strict ones (boxed), counted by the
 sample was wrong, the incorrect label is a number near the gold answer, and says so.
 """
 
-import os
+import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controlarm import grading, seeds
+from controlarm import checkpoints, grading, seeds
 
 _SCHEMA = pa.schema(
     [
@@ -113,25 +113,16 @@ def one_shot_problem(rows: Iterable[Label]) -> str:
     return best.problem_id
 
 
-def incorrect_right_share(rows: Iterable[Label]) -> float | None:
-    """Audit: share of the incorrect labels that are right after all; None without labels."""
-    found = [row.incorrect_is_right for row in rows]
-    return sum(found) / len(found) if found else None
-
-
 def write(path: Path, rows: Sequence[Label]) -> None:
-    """Write labels, one row a problem; the file appears whole or not at all."""
+    """Write labels, one row a problem; the file appears whole or not at all.
+
+    Raises:
+        OSError: when it cannot be written; it names the file, and what was there before stays.
+    """
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            pq.write_table(table, file, write_page_checksum=True)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, write_page_checksum=True)
+    checkpoints.write_atomic(path, buffer.getvalue())
 
 
 def read(path: Path) -> list[Label]:

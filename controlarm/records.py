@@ -1,4 +1,4 @@
-"""What travels along the journey: problem, prompt, rollout, group, grade, sample. Frozen, documented, no behaviour."""
+"""What passes between modules: a problem and the grade of one of its completions. Frozen, documented, no behaviour."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -17,24 +17,6 @@ class Problem:
     """Example: ``"Ann has 347 pens, gets 28 more and then loses 9. How many pens now?"``."""
     answer: str
     """The gold answer. Example: ``"366"``."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Rollout:
-    """One sampled completion of one problem's prompt."""
-
-    problem: Problem
-    sample: int
-    """Index within the group, 0-based."""
-    tokens: tuple[int, ...]
-    """Completion tokens, the end token included when it was sampled. Length 1 to max_tokens."""
-    logprobs: tuple[float, ...]
-    """Log-probability (nats) of each token under the policy that sampled it, temperature 1."""
-    text: str
-    truncated: bool
-    """True when max_tokens came before the end token."""
-    entropy: float
-    """Mean over tokens of the sampling distribution's entropy, in nats."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,7 @@
 """Pseudo-labels: majority and incorrect answers, near misses, the audit, the one-shot problem, and the file."""
 
 import dataclasses
+import errno
 
 import pytest
 from hypothesis import given
@@ -113,11 +114,6 @@ def test_an_answer_that_is_no_number_gets_a_near_miss_of_another_value(gold):
 def test_the_audit_finds_labels_that_are_right_in_another_form(answer, gold, right):
     row = label("p", boxed(answer), gold)
     assert row.incorrect == answer and row.incorrect_is_right is right
-    assert labels.incorrect_right_share([row, label("q", boxed("1"), "2")]) == right / 2
-
-
-def test_an_audit_of_nothing_has_no_share():
-    assert labels.incorrect_right_share([]) is None
 
 
 def of(problem_id: str, right: int, samples: int) -> Label:
@@ -156,16 +152,19 @@ def test_a_file_gives_back_what_was_written_and_equal_labels_give_equal_files(tm
     assert labels.read(path) == []
 
 
-def test_an_interrupted_write_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+def test_an_interrupted_write_names_the_file_and_leaves_the_old_one_and_nothing_else(
+    tmp_path, monkeypatch
+):
     path = tmp_path / "labels.parquet"
     labels.write(path, ROWS)
 
-    def full(*_, **__):
-        raise OSError("no space left on device")
+    def full(_):
+        raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(labels.pq, "write_table", full)
-    with pytest.raises(OSError, match="no space"):
+    monkeypatch.setattr(labels.checkpoints.os, "fsync", full)
+    with pytest.raises(OSError, match="no space") as caught:
         labels.write(path, ROWS[:1])
+    assert caught.value.filename == str(path)
     assert labels.read(path) == ROWS and list(tmp_path.iterdir()) == [path]
 
 
