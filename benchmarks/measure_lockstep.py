@@ -65,10 +65,10 @@ def plan(size: Size, precision: str, num_steps: int, folder: Path) -> lockstep.P
         )
         for p in some
     ]
-    lockstep.write_table(folder / "problems.parquet", pa.Table.from_pylist(rows))
+    sha256 = lockstep.write_table(folder / "problems.parquet", pa.Table.from_pylist(rows))
     return lockstep.Plan(
         folder, found, protocol.runs(found), [list(range(size.runs))], trial.PROMPT_LENGTH,
-        trial.micro_batch(found, "grpo"), trial.has_compiler(), "cpu",
+        trial.micro_batch(found, "grpo"), trial.has_compiler(), "cpu", sha256,
     )  # fmt: skip
 
 

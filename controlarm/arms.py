@@ -384,6 +384,10 @@ def _import(name: str, path: str, reads: frozenset[Read]) -> Callable[..., Any]:
         raise ValueError(
             f"{key}: importing {module_name!r} from {here} failed with {_said(error)}"
         ) from None
+    if not getattr(module, "__file__", None):
+        raise ValueError(
+            f"{key}: {module_name} has no source file, whose hash the trial's digest needs; put the function into a file"
+        )
     function = getattr(module, function_name, None)
     if not callable(function):
         defined = [known for known, value in vars(module).items() if inspect.isroutine(value)]

@@ -10,6 +10,9 @@ import re
 import warnings
 from collections.abc import Iterator
 
+VERSION = "detectors-1"
+"""Moves when a text would be judged otherwise; part of every digest, since the python arm pays by it."""
+
 MAX_BLOCK = 10_000
 """Longest block (characters) that is parsed; a longer one does not count as code."""
 MAX_VALUE = 10**30

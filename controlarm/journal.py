@@ -1,8 +1,10 @@
 """The append-only record of a run: one JSON object a line, and a running hash by which resume finds any damage."""
 
+import contextlib
 import hashlib
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +42,7 @@ class Journal:
         kept = path.read_bytes()[: mark.num_bytes] if mark and path.exists() else b""
         self._hash = hashlib.sha256(kept)
         self._num_bytes = len(kept)
-        if mark and self.mark() != mark:
+        if mark and (self._num_bytes, self._hash.hexdigest()) != mark:
             raise DamagedFileError(
                 f"{path}: the first {mark.num_bytes} bytes are not what was written "
                 f"({len(kept)} found); restore the file from a copy, or delete the trial's folder to start over"
@@ -60,12 +62,17 @@ class Journal:
             self._file.write(text)
             self._file.flush()
         except OSError as error:
+            with contextlib.suppress(
+                OSError
+            ):  # closing flushes again, and would fail without a name
+                self._file.close()
             raise OSError(error.errno, error.strerror, str(self.path)) from error
         self._hash.update(text)
         self._num_bytes += len(text)
 
     def mark(self) -> Mark:
-        """Where the journal stands; goes into the checkpoint of the same step."""
+        """Where the journal stands, all of it on disk; goes into the checkpoint of the same step."""
+        os.fsync(self._file.fileno())
         return Mark(self._num_bytes, self._hash.hexdigest())
 
     def close(self) -> None:

@@ -18,6 +18,8 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+NumProblems = Annotated[int, Field(ge=1, le=100_000)]
+"""The generated set has about 220,000 sums in each of these splits."""
 Seed = Annotated[int, Field(ge=0, lt=2**31)]
 
 Metric = Literal[
@@ -67,7 +69,7 @@ class DesignTable(Part):
     pairing: Literal["paired", "crossed"] = "paired"
     """``paired``: the i-th training seed trains the i-th pretrained model; ``crossed``: every seed trains every model."""
     num_steps: Count
-    num_problems: Count
+    num_problems: NumProblems
     """Training problems."""
     restrict: Literal["all", "majority_wrong"] = "all"
     """``majority_wrong`` keeps, for all arms alike, the problems whose majority label is wrong."""
@@ -151,7 +153,7 @@ class LabelsTable(Part):
 class EvaluationTable(Part):
     """``[evaluation]``: what is measured on held-out problems, and when."""
 
-    num_problems: Count
+    num_problems: NumProblems
     samples: Count
     """Completions per problem at temperature 1, beside one greedy."""
     steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
@@ -195,7 +197,7 @@ class LoggingTable(Part):
     """``[logging]``: which training rollouts are kept."""
 
     rollouts_every: Count = 10
-    """Keep the rollouts of steps 0, n, 2n, … and of the last step."""
+    """Keep the rollouts of steps 1, n, 2n, … and of the last step."""
 
 
 class Protocol(Part):
@@ -280,6 +282,10 @@ def _misfits(p: Protocol) -> list[str]:
     if endpoint.step not in evaluation.steps:
         found.append(
             f"endpoint.step: {endpoint.step} is not among evaluation.steps {evaluation.steps}"
+        )
+    if "base" in p.arms:
+        found.append(
+            "arms.base: the report calls the untrained model so; give the arm another name"
         )
     if endpoint.placebo not in p.arms:
         found.append(_unknown("endpoint.placebo", endpoint.placebo, p.arms))

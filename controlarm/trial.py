@@ -13,6 +13,7 @@ import shutil
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,12 +23,13 @@ import pyarrow as pa
 import torch
 
 from controlarm import __version__ as controlarm_version
-from controlarm import arms, checkpoints, grading, prompts, protocol
+from controlarm import arms, checkpoints, detectors, grading, prompts, protocol
 from controlarm.checkpoints import DamagedFileError
 from controlarm.engines import lockstep
 from controlarm.organisms import released, tokenizer
 from controlarm.problems import arithmetic
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
+from controlarm.records import Problem
 
 MICRO_TOKENS = 1 << 10
 """Tokens of one pass of an update per run, about: small enough for a core's cache."""
@@ -59,12 +61,27 @@ def check(trial: Protocol) -> list[str]:
                 released.load(family, unit.pretraining_seed)
             except ValueError as error:
                 found.append(f"design.families: {error}")
+    for name, arm in trial.arms.items():
+        if arm.problem is not None:
+            known = {p.id for p in training_problems(trial)}
+            if arm.problem not in known:
+                found.append(
+                    f"arms.{name}.problem: {arm.problem!r} is not among the {len(known)} training problems; their ids "
+                    f"are of the form {min(known)!r}; leave it out for the one whose base samples vary most"
+                )
     return list(dict.fromkeys(found)) + arms.check_arms(trial)
+
+
+def training_problems(trial: Protocol) -> list[Problem]:
+    """The problems that all arms train on, but for one_shot."""
+    return arithmetic.problems("training", trial.design.num_problems, "trial")
 
 
 def materials(trial: Protocol) -> dict[str, str]:
     """Versions and hashes of everything beside the protocol that can change a result."""
     found = {
+        "detectors": detectors.VERSION,
+        "engine": lockstep.VERSION,
         "grader": grading.VERSION,
         "problems": arithmetic.VERSION,
         "templates": prompts.VERSION,
@@ -91,7 +108,7 @@ def environment(device: str) -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "device": device,
-        "compiler": shutil.which("c++") is not None or shutil.which("g++") is not None,
+        "compiler": has_compiler(),
     }
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
@@ -181,7 +198,9 @@ def prepare(path: Path, root: Path, device: str) -> Prepared:
     checkpoints.write_atomic(folder / "protocol.toml", path.read_bytes())
     facts = json.dumps(environment(device), indent=1).encode()
     checkpoints.write_atomic(folder / "environment.json", facts)
-    lockstep.write_table(folder / "problems.parquet", _problem_table(trial))
+    plan["problems_sha256"] = lockstep.write_table(
+        folder / "problems.parquet", _problem_table(trial)
+    )
     checkpoints.write_atomic(folder / "plan.json", json.dumps(plan, indent=1).encode())
     return Prepared(folder, trial, plan)
 
@@ -203,13 +222,11 @@ def read_plan(folder: Path, digest: str | None = None) -> dict[str, Any]:
 
 
 def _problem_table(trial: Protocol) -> pa.Table:
+    held_out = arithmetic.problems("held_out", trial.evaluation.num_problems, "trial")
     rows = [
         {"split": split, "id": p.id, "text": p.text, "answer": p.answer}
-        for split, count in (
-            ("training", trial.design.num_problems),
-            ("held_out", trial.evaluation.num_problems),
-        )
-        for p in arithmetic.problems(split, count, "trial")
+        for split, problems in (("training", training_problems(trial)), ("held_out", held_out))
+        for p in problems
     ]
     longest = max(len(tokenizer.encode(prompts.render(row["text"]))) for row in rows)
     assert longest <= PROMPT_LENGTH
@@ -221,7 +238,7 @@ def engine_plan(prepared: Prepared, recipe: str) -> lockstep.Plan:
     plan = prepared.plan
     return lockstep.Plan(
         prepared.folder, prepared.protocol, [RunSpec(**run) for run in plan["runs"]], plan["shards"],
-        plan["prompt_length"], plan["micro"][recipe], plan["compiled"], plan["device"],
+        plan["prompt_length"], plan["micro"][recipe], plan["compiled"], plan["device"], plan["problems_sha256"],
     )  # fmt: skip
 
 
@@ -258,6 +275,7 @@ def run(prepared: Prepared, workers: int, show: Callable[[dict[str, Any]], None]
         waiting = unfinished(prepared)
         if waiting:
             _check_machine(prepared)
+            _note_machine(prepared)
             _train(prepared, waiting, workers, show)
 
 
@@ -274,6 +292,22 @@ def _check_machine(prepared: Prepared) -> None:
             f"{where}: the trial began on {plan['device']}, and torch finds no CUDA device now; continue where there "
             "is one, or start over with another --runs folder"
         )
+
+
+def _note_machine(prepared: Prepared) -> None:
+    """Keep every environment that a trial ran in; two of them round differently, and the report says so."""
+    path = prepared.folder / "environment.json"
+    try:
+        began = json.loads(path.read_text(encoding="utf-8"))
+        known = {began["fingerprint"], *(e["fingerprint"] for e in began.get("continued", []))}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DamagedFileError(
+            f"{path}: not a readable environment ({error}); restore it from a copy"
+        ) from None
+    here = environment(prepared.plan["device"])
+    if here["fingerprint"] not in known:
+        began.setdefault("continued", []).append(here)
+        checkpoints.write_atomic(path, json.dumps(began, indent=1).encode())
 
 
 def unfinished(prepared: Prepared) -> list[int]:
@@ -328,11 +362,11 @@ def _listen(
             try:
                 report = reports.get(timeout=1.0)
             except queue.Empty:
-                if all(p.exitcode is not None for p in processes):
-                    codes = sorted({p.exitcode for p in processes})
+                codes = [p.exitcode for p in processes]
+                if any(codes) or None not in codes:
                     raise TrialError(
-                        f"the workers ended before their work (exit codes {codes}; -9 often means that memory ran "
-                        "out); run the same command again to continue"
+                        f"a worker ended before its work (exit codes {codes}; -9 often means that memory ran out); "
+                        "run the same command again to continue"
                     ) from None
                 continue
             if report["stage"] == "error":
@@ -382,6 +416,18 @@ def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int) -> None:  #
             lockstep.run_shard(engine_plan(prepared, recipe), number, reports.put)
         except (ValueError, OSError) as error:
             reports.put({"stage": "error", "reason": explain(error)})
+            return
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # torch out of memory, a reward that exits, a bug of ours
+            traceback.print_exc()
+            reports.put(
+                {
+                    "stage": "error",
+                    "reason": f"shard {number}: {type(error).__name__}: {error}; what was committed is kept",
+                }
+            )
             return
         reports.put(
             {

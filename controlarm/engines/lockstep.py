@@ -6,6 +6,7 @@ Killed at any instant, it therefore goes on to the same bytes.
 
 import contextlib
 import functools
+import hashlib
 import json
 import math
 import time
@@ -31,6 +32,9 @@ from controlarm.records import Problem
 from controlarm.sampling import Completions, gumbel_noise
 from controlarm.train import Prompts, Settings, State, Step, compute_weights, train
 
+VERSION = "lockstep-1"
+"""Moves when anything from labels to evaluation would give other numbers; part of every digest."""
+
 FAILED_SHARE = 0.05
 """A run stops when more than this share of a step's rewards failed."""
 
@@ -49,6 +53,7 @@ class Plan(NamedTuple):
     micro: int
     compiled: bool
     device: str
+    problems_sha256: str
 
 
 Report = Callable[[dict[str, Any]], None]
@@ -98,7 +103,7 @@ def run_shard(plan: Plan, number: int, report: Report) -> None:
         OSError: when a file cannot be written; what was committed stays.
     """
     torch.set_num_threads(1)
-    problems = read_problems(plan.folder)
+    problems = read_problems(plan.folder, plan.problems_sha256)
     shard = _open(plan, number, problems, report)
     state = State.start(shard.base, shard.settings.recipe)
     with contextlib.ExitStack() as files:
@@ -133,24 +138,32 @@ def _go_on(shard: Shard, state: State, journals: Sequence[Journal], report: Repo
             _commit(shard, state, journals, finished=step.step == last)
 
 
-def read_problems(folder: Path) -> dict[str, list[Problem]]:
-    """Problems by split, from ``problems.parquet``."""
+def read_problems(folder: Path, sha256: str) -> dict[str, list[Problem]]:
+    """Problems by split, from ``problems.parquet``.
+
+    Raises:
+        DamagedFileError: when the file's hash is not the plan's.
+    """
     path = folder / "problems.parquet"
-    try:
-        rows = pq.read_table(path).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise DamagedFileError(f"{path}: cannot be read: {error}") from None
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise DamagedFileError(
+            f"{path}: its content is not what plan.json says was written; restore the file from a copy, or delete the "
+            "trial's folder to start over"
+        )
     found: dict[str, list[Problem]] = {"training": [], "held_out": []}
-    for row in rows:
+    for row in pq.read_table(pa.BufferReader(content)).to_pylist():
         found[row["split"]].append(Problem(id=row["id"], text=row["text"], answer=row["answer"]))
     return found
 
 
-def write_table(path: Path, table: pa.Table) -> None:
-    """A parquet file, whole or not at all, with a checksum on every page."""
+def write_table(path: Path, table: pa.Table) -> str:
+    """A parquet file, whole or not at all, with a checksum on every page; returns its SHA-256."""
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    checkpoints.write_atomic(path, sink.getvalue().to_pybytes())
+    content = sink.getvalue().to_pybytes()
+    checkpoints.write_atomic(path, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: Report) -> Shard:
@@ -543,6 +556,9 @@ def _drop_after(folder: Path, step: int) -> None:
             path.unlink()
     for partial in folder.glob("*/.*.partial"):
         partial.unlink()
+    failed = folder / "failed.json"
+    if failed.exists() and json.loads(failed.read_text())["step"] > step:
+        failed.unlink()
 
 
 def _progress(
