@@ -69,10 +69,11 @@ def _answering(*kinds: type[Exception], stopped: str = "stopped") -> Iterator[No
         yield
     except BrokenPipeError:
         raise  # the reader of our output has left; click ends quietly
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+        _refuse(f"{_where(error)}; check the path, then run the same command again")
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
         _refuse(
-            f"{where}{error.strerror or error}; nothing already written is lost: make room or give write access, then "
+            f"{_where(error)}; nothing already written is lost: make room or give write access, then "
             "run the same command again"
         )
     except (ProtocolError, FolderError, *kinds) as error:
@@ -80,6 +81,12 @@ def _answering(*kinds: type[Exception], stopped: str = "stopped") -> Iterator[No
     except KeyboardInterrupt:
         Console(stderr=True).print(stopped, markup=False)
         raise typer.Exit(130) from None
+
+
+def _where(error: OSError) -> str:
+    """The file, where the error knows it, and what the system says."""
+    said = error.strerror or str(error)
+    return f"{error.filename}: {said}" if error.filename else said
 
 
 def _version(wanted: bool) -> bool:
@@ -235,56 +242,56 @@ def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = N
     Writes nothing.
     """
     with _answering():
-        plan = protocols.load(trial_file)
+        protocol = protocols.load(trial_file)
         from controlarm import trial
 
         with _answering(trial.DamagedFileError):
-            problems = trial.check(plan)
+            problems = trial.check(protocol)
             if problems:
                 _refuse(f"{trial_file}:\n" + "\n".join(f"  {problem}" for problem in problems))
-            digest = protocols.digest(plan, trial.materials(plan))
-            cost = costing.costs(plan)
+            digest = protocols.digest(protocol, trial.materials(protocol))
+            cost = costing.costs(protocol)
             cores = min(workers or _usable_cores(), cost.num_shards)
-            eager = _why_eager(trial.compile_pays(plan), trial.has_compiler())
-            _say(f"{plan.trial.name}: {plan.trial.question}")
-            for name, text in _expectations(plan, cost, cores, eager).items():
+            eager = _why_eager(trial.compile_pays(protocol), trial.has_compiler())
+            _say(f"{protocol.trial.name}: {protocol.trial.question}")
+            for name, text in _expectations(protocol, cost, cores, eager).items():
                 _say(f"  {name:<12}{text}")
-            folder = runs / f"{plan.trial.name}-{digest[:8]}"
+            folder = runs / f"{protocol.trial.name}-{digest[:8]}"
             _say(f"  {'digest':<12}{digest}")
             _say(f"  {'folder':<12}{folder} ({'exists' if folder.exists() else 'new'})")
-            for sibling in _siblings(folder, plan.trial.name, digest):
+            for sibling in _siblings(folder, protocol.trial.name, digest):
                 _say(
                     f"  {'sibling':<12}{sibling}: same name, another digest; the report will name it"
                 )
 
 
 def _expectations(
-    plan: Protocol, cost: costing.Costs, workers: int, eager: str | None
+    protocol: Protocol, cost: costing.Costs, workers: int, eager: str | None
 ) -> dict[str, str]:
     """What to expect of a trial, in words."""
-    end, recipes = plan.endpoint, plan.recipes.values()
+    end, recipes = protocol.endpoint, protocol.recipes.values()
     rollouts = " and ".join(f"{r.prompts_per_step} prompts × {r.group_size}" for r in recipes)
-    detectable = costing.detectable_effect(plan)
-    units = costing.num_top_units(plan)
+    detectable = costing.detectable_effect(protocol)
+    units = costing.num_top_units(protocol)
     effect = (
         "none: one unit gives no interval"
         if math.isnan(detectable)
         else f"{100 * detectable:.1f} percentage points of {end.metric} (80 % power; {units} units, planning_sd "
-        f"{end.planning_sd:g}, Holm over {len(end.primary) * len(plan.recipes)})"
+        f"{end.planning_sd:g}, Holm over {len(end.primary) * len(protocol.recipes)})"
     )
-    models = len(set(plan.design.pretraining_seeds))
+    models = len(set(protocol.design.pretraining_seeds))
     claim = (
         f"about families ({models} pretraining seeds each)"
-        if costing.family_claim(plan)
+        if costing.family_claim(protocol)
         else f"about {models} pretrained model{'s' if models > 1 else ''} a family, not the family: that takes three "
         "pretraining seeds"
     )
     return {
-        "runs": f"{_product(plan)}, in {cost.num_shards} shards",
-        "training": f"{cost.num_rollouts:,} rollouts: {plan.design.num_steps} steps of {rollouts}",
+        "runs": f"{_product(protocol)}, in {cost.num_shards} shards",
+        "training": f"{cost.num_rollouts:,} rollouts: {protocol.design.num_steps} steps of {rollouts}",
         "labels": f"{cost.num_labelled:,} completions of the base models",
-        "evaluation": f"{cost.num_evaluated:,} completions, greedy and {plan.evaluation.samples} samples a problem, at steps "
-        f"{', '.join(map(str, plan.evaluation.steps))}",
+        "evaluation": f"{cost.num_evaluated:,} completions, greedy and {protocol.evaluation.samples} samples a problem, at steps "
+        f"{', '.join(map(str, protocol.evaluation.steps))}",
         "time": f"about {duration(cost.seconds(workers, compiled=eager is None))} on {workers} free core{'s' if workers > 1 else ''}"
         + (f"; {eager}" if eager else ""),
         "memory": f"about {workers * cost.worker_bytes / 1e9:.1f} GB, {cost.worker_bytes / 1e9:.1f} a worker",
@@ -336,8 +343,8 @@ def show(
     problem: Annotated[str | None, typer.Option(help="Part of a problem's id.")] = None,
     strategy: Annotated[Literal["code", "words"] | None, typer.Option(help="Only completions of this strategy.")] = None,
     verdict: Annotated[Literal["right", "wrong", "no_answer", "unknown"] | None, typer.Option(help="Only completions so graded, strictly.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Problems of each family.")] = 3,
-    samples: Annotated[int, typer.Option(min=1, help="Completions of each arm; greedy is the first held-out one.")] = 1,
+    limit: Annotated[int, typer.Option(min=1, help="Problems of each family under each recipe.")] = 3,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each arm, the first that fit; greedy stands before the samples.")] = 1,
 ) -> None:  # fmt: skip
     """Print completions side by side across arms.
 
@@ -373,11 +380,12 @@ def show(
 def _show(folder: Path, protocol: Protocol, specs: list[RunSpec], wanted: showing.Wanted) -> None:
     console, count = Console(), 0
     known = {p.id: p for p in showing.problems(folder)}
-    for family, problem_id, by_arm in showing.chosen(folder, protocol, specs, wanted):
+    for family, recipe, problem_id, by_arm in showing.chosen(folder, protocol, specs, wanted):
         count += 1
         told = known.get(problem_id)
+        group = f"{family} {recipe}" if len(protocol.recipes) > 1 else family
         _say(
-            f"{family} p{wanted.unit.pretraining_seed}-s{wanted.unit.seed}, step {wanted.step}, problem {problem_id}"
+            f"{group} p{wanted.unit.pretraining_seed}-s{wanted.unit.seed}, step {wanted.step}, problem {problem_id}"
         )
         _say(f"{told.text}  [answer {told.answer}]" if told else "(not in problems.parquet)")
         _say()
@@ -386,18 +394,20 @@ def _show(folder: Path, protocol: Protocol, specs: list[RunSpec], wanted: showin
         _say("nothing fits these filters")
 
 
-def _known(option: str, given: list[str] | None, known: list[str]) -> list[str]:
+def _known(
+    option: str, given: list[str] | None, known: list[str], owner: str = "the folder"
+) -> list[str]:
     """The chosen names, or all of them.
 
     Raises:
-        FolderError: a name that the folder does not have.
+        FolderError: a name that the owner does not have.
     """
     for name in given or []:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise FolderError(
-                f"{option}: the folder has no {name!r}; {hint}it has: {', '.join(known)}"
+                f"{option}: {owner} has no {name!r}; {hint}it has: {', '.join(known)}"
             )
     return given or known
 
@@ -507,7 +517,7 @@ def pretrain(
         from controlarm.organisms.pretrain import Organism, Pretraining
 
         mixtures: dict[str, Mixture] = {}
-        for name in _known("FAMILY", names, list(corpus.FAMILIES)) if names else []:
+        for name in _known("FAMILY", names, list(corpus.FAMILIES), "controlarm") if names else []:
             mixtures[name] = corpus.FAMILIES[name]
         if mixture:
             own = families_of_own.read(mixture)

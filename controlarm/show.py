@@ -109,8 +109,8 @@ def _fits(row: Row, wanted: Wanted) -> bool:
 
 def chosen(
     folder: Path, protocol: Protocol, specs: Sequence[RunSpec], wanted: Wanted
-) -> Iterator[tuple[str, str, dict[str, list[Row]]]]:
-    """Family, problem id, and each arm's completions, for the first problems of each family that have any.
+) -> Iterator[tuple[str, str, str, dict[str, list[Row]]]]:
+    """Family, recipe, problem id, and each arm's completions, for the first problems of each family and recipe that have any.
 
     The base stands beside the arms where held-out completions are shown.
     """
@@ -134,12 +134,13 @@ def chosen(
                 path = path_of(folder, spec, wanted, wanted.step)
                 if spec.arm in wanted.arms and path.exists():
                     by_arm[spec.arm] = read(path, TRAINED if wanted.training else EVALUATED)
-            yield from _problems(family, by_arm, wanted)
+            for problem, kept in _problems(by_arm, wanted):
+                yield family, recipe, problem, kept
 
 
 def _problems(
-    family: str, by_arm: Mapping[str, list[Row]], wanted: Wanted
-) -> Iterator[tuple[str, str, dict[str, list[Row]]]]:
+    by_arm: Mapping[str, list[Row]], wanted: Wanted
+) -> Iterator[tuple[str, dict[str, list[Row]]]]:
     grouped: dict[str, dict[str, list[Row]]] = {}
     for arm, rows in by_arm.items():
         for row in rows:
@@ -150,12 +151,11 @@ def _problems(
             return
         if wanted.problem is not None and wanted.problem not in problem:
             continue
-        first = {arm: rows[: wanted.num_samples] for arm, rows in arms.items()}
-        kept = {arm: [r for r in rows if _fits(r, wanted)] for arm, rows in first.items()}
-        kept = {arm: rows for arm, rows in kept.items() if rows}
+        fitting = {arm: [r for r in rows if _fits(r, wanted)] for arm, rows in arms.items()}
+        kept = {arm: rows[: wanted.num_samples] for arm, rows in fitting.items() if rows}
         if kept:
             shown += 1
-            yield family, problem, kept
+            yield problem, kept
 
 
 def _verdict(row: Row) -> str:

@@ -333,7 +333,7 @@ def test_a_folder_that_is_no_trial_is_refused(bench, tmp_path, command):
 
 def test_a_place_that_cannot_be_written_is_named(bench):
     error = refused(invoke("run", "tiny.toml", "--runs", bench / "tiny.toml"))
-    assert "tiny.toml" in error and "nothing already written is lost" in error
+    assert "tiny.toml" in error and "check the path" in error
 
 
 def without_privilege() -> None:
@@ -526,14 +526,16 @@ def test_a_log_gets_lines_and_a_terminal_a_table():
 # Showing
 
 
-def replace_texts(path: Path, text: str) -> None:
+def replace(path: Path, name: str, values: list[str]) -> None:
     table = pq.read_table(path)
-    place = table.schema.get_field_index("text")
+    place = table.schema.get_field_index(name)
     metadata = table.schema.metadata
-    table = table.set_column(
-        place, "text", pa.array([text] * table.num_rows)
-    ).replace_schema_metadata(metadata)
+    table = table.set_column(place, name, pa.array(values)).replace_schema_metadata(metadata)
     pq.write_table(table, path, write_page_checksum=True)
+
+
+def replace_texts(path: Path, text: str) -> None:
+    replace(path, "text", [text] * pq.read_metadata(path).num_rows)
 
 
 def test_model_text_is_shown_and_never_obeyed(copied):
@@ -560,10 +562,35 @@ def test_show_puts_the_arms_beside_each_other_and_filters(copied):
         "said by format" in line and "said by random" in line for line in result.stdout.splitlines()
     )
     assert "said by random" not in invoke("show", copied, "--arm", "format").stdout
-    assert "nothing fits" in invoke("show", copied, "--strategy", "code", "--arm", "format").stdout
+    assert "nothing fits" in invoke("show", copied, "--problem", "no such problem").stdout
+    in_code = invoke("show", copied, "--strategy", "code", "--samples", 9, "--limit", 99).stdout
+    assert ", code" in in_code and ", words" not in in_code
     trained_on = invoke("show", copied, "--training", "--samples", 2, "--arm", "fair")
     assert "sample 1:" in trained_on.stdout and "reward 0.5, advantage +0.00" in trained_on.stdout
     assert "said by" in invoke("show", copied, "--step", 2, "--unit", "p1-s1").stdout
+
+
+def test_show_looks_for_a_verdict_among_all_samples_before_it_cuts_them(copied):
+    path = copied / "newborn/format/grpo-p1-s1/evaluations/step-000002.parquet"
+    rows = pq.read_table(path, columns=["decoding", "sample"]).to_pylist()
+    third = [r["decoding"] == "sampled" and r["sample"] == 1 for r in rows]
+    replace(path, "strict", ["unknown" if it else "wrong" for it in third])
+    shown = invoke("show", copied, "--arm", "format", "--verdict", "unknown", "--limit", 1).stdout
+    assert shown.count("sample 1: unknown") == 1 and "wrong" not in shown
+
+
+def test_show_names_the_recipe_where_there_are_several(copied):
+    text = (copied / "protocol.toml").read_text()
+    recipe = text[text.index("[recipes.grpo]") : text.index("[arms]")]
+    second = recipe.replace("recipes.grpo", "recipes.slow")
+    (copied / "protocol.toml").write_text(text.replace("[arms]", f"{second}[arms]", 1))
+    plan = json.loads((copied / "plan.json").read_text())
+    plan["runs"] += [{**spec, "recipe": "slow"} for spec in plan["runs"]]
+    (copied / "plan.json").write_text(json.dumps(plan))
+    for run in copied.glob("newborn/*/grpo-*"):
+        shutil.copytree(run, run.with_name(run.name.replace("grpo", "slow")))
+    heads = re.findall(r"^newborn .*p1-s1, step", invoke("show", copied, "--limit", 2).stdout, re.M)
+    assert heads == ["newborn grpo p1-s1, step"] * 2 + ["newborn slow p1-s1, step"] * 2
 
 
 @pytest.mark.parametrize(
@@ -678,8 +705,8 @@ def test_a_family_of_ones_own_is_read_strictly(tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [(["codr"], "did you mean 'coder'?"), ([], "name a family"), (["coder", "--seeds", "1,a"], "--seeds"),
-     (["coder", "--seeds", "1,1"], "repeats"), (["coder", "--mixture", "nowhere.toml"], "nowhere.toml")],
+    [(["codr"], "controlarm has no 'codr'; did you mean 'coder'?"), ([], "name a family"), (["coder", "--seeds", "1,a"], "--seeds"),
+     (["coder", "--seeds", "1,1"], "repeats"), (["coder", "--mixture", "nowhere.toml"], "nowhere.toml: No such file or directory; check the path")],
 )  # fmt: skip
 def test_pretraining_refuses_what_it_cannot_make(words, expected):
     assert expected in refused(invoke("pretrain", *words))
