@@ -26,13 +26,13 @@ def test_the_four_way_partition_gives_the_papers_table_2():
     shares = [shares_of_gain(cells) for cells in PARTITIONS.values()]
     means = [round(100 * np.mean([s[path] for s in shares]), 1) for path in PATHS]
     assert means == [11.6, 8.6, 58.3, 21.4]
-    gains = [100 * sum(c.delta for c in cells.values()) / 500 for cells in PARTITIONS.values()]
+    gains = [100 * sum(c.change for c in cells.values()) / 500 for cells in PARTITIONS.values()]
     assert round(np.mean(gains), 1) == 23.5
 
 
 def test_the_papers_counts_are_500_problems_and_one_base():
     for cells in PARTITIONS.values():
-        assert sum(c.n for c in cells.values()) == 500
+        assert sum(c.num_problems for c in cells.values()) == 500
         assert sum(c.right_before for c in cells.values()) == 247
 
 
@@ -45,9 +45,9 @@ def test_averaging_hides_where_ground_truths_own_gain_sits():
 def test_the_cells_hold_every_problem_once(rows):
     columns = np.array(rows, dtype=bool).reshape(-1, 4).T
     cells = four_way(*columns)
-    assert sum(c.n for c in cells.values()) == len(rows)
+    assert sum(c.num_problems for c in cells.values()) == len(rows)
     assert sum(c.right_before for c in cells.values()) == columns[1].sum()
-    assert sum(c.delta for c in cells.values()) == columns[3].sum() - columns[1].sum()
+    assert sum(c.change for c in cells.values()) == columns[3].sum() - columns[1].sum()
 
 
 def test_partitions_of_units_add_up_cell_by_cell():
@@ -77,7 +77,7 @@ def test_shares_and_accuracies_come_by_detector_and_leave_unknown_verdicts_out_o
     assert use([part, part], "words", "parsed") == (0.75, 0.5, 1.0, 6)
     assert use([part], "code", "parsed") == (0.25, 1.0, 1.0, 1)
     nothing = use([], "code", "parsed")
-    assert nothing.n == 0
+    assert nothing.num_completions == 0
     assert np.isnan(nothing.accuracy)
     assert use([part], "code", "substring").share + use(
         [part], "words", "substring"

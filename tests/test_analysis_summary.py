@@ -165,16 +165,18 @@ def test_strategies_cover_all_completions(report):
         same = {k: code[k] for k in ("family", "recipe", "arm", "step", "decoding", "detector")}
         (words,) = rows(report, "strategies", strategy="words", **same)
         assert code["share"] + words["share"] == pytest.approx(1)
-        assert code["n"] + words["n"] == 3 * 24 * (8 if code["decoding"] == "sampled" else 1)
+        assert code["num_completions"] + words["num_completions"] == 3 * 24 * (
+            8 if code["decoding"] == "sampled" else 1
+        )
         if code["family"] == "talker":
-            assert (code["n"], code["accuracy"]) == (0, None)
+            assert (code["num_completions"], code["accuracy"]) == (0, None)
 
 
 def test_the_partition_counts_every_greedy_problem_and_sums_to_the_greedy_gain(report):
     for row in rows(report, "partition", step=12):
-        assert sum(cell["n"] for cell in row["cells"].values()) == 3 * 24
+        assert sum(cell["num_problems"] for cell in row["cells"].values()) == 3 * 24
         greedy = rows(report, "contrasts", family=row["family"], arm=row["arm"], versus="base", metric="greedy_accuracy")  # fmt: skip
-        assert row["delta_total"] / (3 * 24) == pytest.approx(greedy[0]["estimate"])
+        assert row["change_total"] / (3 * 24) == pytest.approx(greedy[0]["estimate"])
 
 
 def test_pass_and_majority_at_1_agree_with_accuracy(report):

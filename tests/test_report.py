@@ -137,18 +137,18 @@ def made_up_summary(
                             made["strategies"].append({
                                 **mine, "step": step, "decoding": decoding, "strategy": strategy, "detector": detector,
                                 "share": part, "accuracy": accuracy if part else None,
-                                "lenient_accuracy": accuracy + 0.05 if part else None, "n": 1000})  # fmt: skip
-            cells = {name: {"n": n, "right_before": int(0.4 * n), "right_after": int((0.4 + effect * w) * n),
-                            "delta": int((0.4 + effect * w) * n) - int(0.4 * n), "share_of_gain": w / 4 if effect else None}
+                                "lenient_accuracy": accuracy + 0.05 if part else None, "num_completions": 1000})  # fmt: skip
+            cells = {name: {"num_problems": n, "right_before": int(0.4 * n), "right_after": int((0.4 + effect * w) * n),
+                            "change": int((0.4 + effect * w) * n) - int(0.4 * n), "share_of_gain": w / 4 if effect else None}
                      for name, n, w in (("code_code", 330, 0.5), ("code_words", 160, -0.4), ("words_code", 200, 2.6), ("words_words", 310, 0.6))}  # fmt: skip
             made["partition"].append({**mine, "step": num_steps, "cells": cells,
-                                      "delta_total": sum(c["delta"] for c in cells.values())})  # fmt: skip
+                                      "change_total": sum(c["change"] for c in cells.values())})  # fmt: skip
             made["kitagawa"].append({
                 **mine, "step": num_steps, "gain": effect, "share_effect": 0.7 * effect, "accuracy_effect": 0.3 * effect,
                 "interaction_free": True, "units": [], "share_effect_ci95": [0.5 * effect, 0.9 * effect],
                 "accuracy_effect_ci95": [0.1 * effect, 0.5 * effect]})  # fmt: skip
             made["format_split"].append({**mine, "gain_strict": effect, "gain_lenient": effect - 0.02,
-                                         "format_part": 0.02, "ci95": [0.01, 0.03]})  # fmt: skip
+                                         "format_part": 0.02, "step": num_steps, "format_part_ci95": [0.01, 0.03]})  # fmt: skip
             made["pass_at_k"].append(
                 {**mine, "step": num_steps, "k": ks, "values": lift(base + effect, ks), "units": []}
             )
@@ -161,7 +161,7 @@ def made_up_summary(
         for part, value in (("null", 0.01), ("elicitation", truth["majority"] - 0.01),
                             ("reward_design", truth["ground_truth"] - truth["majority"]), ("total", truth["ground_truth"])):  # fmt: skip
             made["decomposition"].append({**where, "part": part, "estimate": value, "ci95": [value - 0.04, value + 0.04],
-                                          "units": [value - 0.01, value, value + 0.01]})  # fmt: skip
+                                          "units": [{"value": value + d} for d in (-0.01, 0.0, 0.01)]})  # fmt: skip
     digest = hashlib.sha256(b"made up").hexdigest()
     return {
         "version": 1,
@@ -362,10 +362,11 @@ def test_equal_summaries_give_equal_bytes_also_after_a_round_trip(summary, tmp_p
     assert report.write(first, summary) == first / "report.html"
     read = json.loads((first / "report.json").read_text(encoding="utf-8"))
     report.write(second, read)
-    for name in ("report.json", "report.html"):
+    names = ["endpoint.svg", "report.html", "report.json"]
+    for name in names:
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert read == json.loads(json.dumps(summary))
-    assert sorted(p.name for p in first.iterdir()) == ["report.html", "report.json"]
+    assert sorted(p.name for p in first.iterdir()) == names
 
 
 def test_every_headline_number_is_on_the_page(summary, page):
@@ -404,6 +405,14 @@ def test_other_protocols_of_the_same_name_and_missing_runs_are_shown():
     alone = {"version": 1, "trial": {"siblings": [], "complete": True}}
     words = Page(report.render(alone)).words
     assert "other protocols" not in words and "incomplete" not in words
+
+
+def test_the_decomposition_names_the_placebo_of_the_protocol():
+    other = made_up_summary(num_problems=1, families=("coder",))
+    other["trial"]["protocol"]["endpoint"]["placebo"] = "constant"
+    words = Page(report.render(other)).words
+    assert "null: constant − base" in words and "elicitation: majority − constant" in words
+    assert "random − base" not in words and "majority − random" not in words
 
 
 def test_a_gain_is_never_called_learning(page):

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from controlarm.analysis.folder import Run
+from controlarm.analysis.metrics import mean
 
 TRAINING_CURVES: dict[str, str] = {
     "reward": "reward", "entropy": "entropy", "train_accuracy": "accuracy",
@@ -27,19 +27,13 @@ class Curve(NamedTuple):
     values: list[float]
 
 
-def nan_mean(values: Float[np.ndarray, " step"]) -> float:
-    """Mean of what is there; NaN, and no warning, when nothing is."""
-    values = values[~np.isnan(values)]
-    return float(values.mean()) if len(values) else float("nan")
-
-
 def training_curve(run: Run, name: str, most: int = MOST_POINTS) -> Curve:
     """A column of the journal, thinned to at most ``most`` points. NaN (null) stays a gap."""
     steps, values = run.journal["step"], run.journal[TRAINING_CURVES[name]]
     if len(steps) <= most:
         return Curve([int(s) for s in steps], [float(v) for v in values])
     windows = np.array_split(np.arange(len(steps)), most)
-    return Curve([int(steps[w[-1]]) for w in windows], [nan_mean(values[w]) for w in windows])
+    return Curve([int(steps[w[-1]]) for w in windows], [mean(values[w]) for w in windows])
 
 
 class Paid(NamedTuple):
@@ -66,7 +60,7 @@ def paid(runs: Sequence[Run]) -> Paid:
     """What the arm of these runs paid for."""
 
     def over_runs(name: str) -> float:
-        return nan_mean(np.array([nan_mean(run.journal[name]) for run in runs], dtype=float))
+        return mean(np.array([mean(run.journal[name]) for run in runs], dtype=float))
 
     return Paid(
         reward=over_runs("reward"),

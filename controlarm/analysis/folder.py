@@ -267,25 +267,25 @@ def read_journal(path: Path, num_steps: int) -> tuple[dict[str, np.ndarray], lis
 
 
 def _read_run(
-    folder: Path, spec: RunSpec, plan: Protocol, held_out: Sequence[str] | None
+    folder: Path, spec: RunSpec, protocol: Protocol, held_out: Sequence[str] | None
 ) -> tuple[Run, list[Damage]]:
     home, damaged = folder / spec.path, []
     journal = {name: np.array([], dtype=float) for name in JOURNAL}
     steps = home / "steps.jsonl"
     if steps.exists():
         try:
-            journal, complaints = read_journal(steps, plan.design.num_steps)
+            journal, complaints = read_journal(steps, protocol.design.num_steps)
         except OSError as error:
             complaints = [_first_line(error)]
         damaged += [Damage(f"{spec.path}/steps.jsonl", what) for what in complaints]
     evaluations = {}
-    for step in sorted(plan.evaluation.steps):
+    for step in sorted(protocol.evaluation.steps):
         file = home / "evaluations" / f"step-{step:06d}.parquet"
         if not file.exists():
             continue
         try:
             evaluations[step] = read_evaluation(
-                file, plan.evaluation.num_problems, plan.evaluation.samples, held_out
+                file, protocol.evaluation.num_problems, protocol.evaluation.samples, held_out
             )
         except ValueError as error:
             damaged.append(Damage(f"{spec.path}/evaluations/{file.name}", str(error)))
@@ -299,7 +299,7 @@ def _read_run(
             damaged.append(
                 Damage(f"{spec.path}/failed.json", "is not an object with step and reason")
             )
-    last = plan.design.num_steps
+    last = protocol.design.num_steps
     done = bool(np.any(journal["step"] == last)) and last in evaluations
     state = "failed" if failure else "finished" if done else "unfinished"
     run = Run(spec=spec, state=state, failure=failure, journal=journal, evaluations=evaluations)

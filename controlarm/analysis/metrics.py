@@ -20,8 +20,8 @@ def right_share(verdicts: Int8[np.ndarray, "problem sample"]) -> PerProblem:
     return np.divide(right, known, out=np.full(len(verdicts), np.nan), where=known > 0)
 
 
-def mean(values: PerProblem) -> float:
-    """Mean over the problems that have a value; NaN when none has."""
+def mean(values: Float[np.ndarray, " value"]) -> float:
+    """Mean over the values that are there, of problems or of steps; NaN, and no warning, when none is."""
     values = values[~np.isnan(values)]
     return float(values.mean()) if len(values) else float("nan")
 

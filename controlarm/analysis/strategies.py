@@ -23,7 +23,7 @@ class Use(NamedTuple):
     share: float
     accuracy: float
     lenient_accuracy: float
-    n: int
+    num_completions: int
     """Completions that use it."""
 
 
@@ -33,28 +33,28 @@ def _ratio(part: int, whole: int) -> float:
 
 def use(parts: Iterable[Completions], strategy: Strategy, detector: Detector) -> Use:
     """Share and accuracy of one strategy, completions of all parts pooled."""
-    total = n = 0
+    total = used = 0
     right, known = [0, 0], [0, 0]
     for part in parts:
         code = part.has_python if detector == "substring" else part.code_parses
         chosen = code if strategy == "code" else ~code
         total += chosen.size
-        n += int(chosen.sum())
+        used += int(chosen.sum())
         for i, verdicts in enumerate((part.strict, part.lenient)):
             right[i] += int((chosen & (verdicts == RIGHT)).sum())
             known[i] += int((chosen & (verdicts != UNKNOWN)).sum())
-    return Use(_ratio(n, total), _ratio(right[0], known[0]), _ratio(right[1], known[1]), n)
+    return Use(_ratio(used, total), _ratio(right[0], known[0]), _ratio(right[1], known[1]), used)
 
 
 class Cell(NamedTuple):
     """Problems of one strategy before and one after training."""
 
-    n: int
+    num_problems: int
     right_before: int
     right_after: int
 
     @property
-    def delta(self) -> int:
+    def change(self) -> int:
         return self.right_after - self.right_before
 
 
@@ -103,5 +103,5 @@ def shares_of_gain(cells: Partition) -> dict[str, float]:
 
     NaN without a net gain or loss. With a small or negative net the parts are large or turn sign: read the counts.
     """
-    total = sum(cell.delta for cell in cells.values())
-    return {path: cell.delta / total if total else float("nan") for path, cell in cells.items()}
+    total = sum(cell.change for cell in cells.values())
+    return {path: cell.change / total if total else float("nan") for path, cell in cells.items()}

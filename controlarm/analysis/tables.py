@@ -251,9 +251,9 @@ def partition_rows(trial: Trial) -> list[Row]:
         shares = strategies.shares_of_gain(cells)
         rows.append({
             "family": case[0], "recipe": case[1], "arm": case[2], "step": step,
-            "cells": {path: {**cell._asdict(), "delta": cell.delta, "share_of_gain": shares[path]}
+            "cells": {path: {**cell._asdict(), "change": cell.change, "share_of_gain": shares[path]}
                       for path, cell in cells.items()},
-            "delta_total": sum(cell.delta for cell in cells.values()),
+            "change_total": sum(cell.change for cell in cells.values()),
         })  # fmt: skip
     return rows
 
@@ -311,7 +311,7 @@ def format_rows(trial: Trial) -> list[Row]:
 
 
 def decomposition_rows(trial: Trial) -> list[Row]:
-    """Null, elicitation, reward design and their total, in the endpoint's metric; nothing where an arm is absent."""
+    """Null, elicitation, reward design and their total, in the endpoint's metric, against the protocol's placebo; nothing where an arm is absent."""
     end = trial.protocol.endpoint
     majority, truth = arm_paying(trial, "majority"), arm_paying(trial, "ground_truth")
     rows: list[Row] = []

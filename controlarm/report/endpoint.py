@@ -18,7 +18,9 @@ def endpoint(summary: Entry) -> str | None:
     if not panels:
         return None
     style = resources.files("controlarm.report").joinpath("page.css").read_text(encoding="utf-8")
-    heights = [float(found[1]) for p in panels if (found := re.search(r'viewBox="0 0 \S+ (\S+?)"', p))]
+    heights = [
+        float(found[1]) for p in panels if (found := re.search(r'viewBox="0 0 \S+ (\S+?)"', p))
+    ]
     width = len(panels) * (PANEL + GAP) - GAP + 2 * EDGE
     height = max(heights) + 2 * EDGE
     placed = [

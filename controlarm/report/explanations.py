@@ -14,15 +14,18 @@ from controlarm.figures import (
     rows_domain,
     stacked,
 )
-from controlarm.markup import MISSING, Markup, element, interval, join, number, percent, points
-from controlarm.report.view import Column, Entry, View, figure, legend, missing, section, table
-
-PARTS = {
-    "null": ("null", "random − base"),
-    "elicitation": ("elicitation", "majority − random"),
-    "reward_design": ("reward design", "truth − majority"),
-    "total": ("total", "truth − base"),
-}
+from controlarm.markup import Markup, element, interval, join, number, percent, points
+from controlarm.report.view import (
+    Column,
+    Entry,
+    View,
+    figure,
+    legend,
+    missing,
+    percent_tick,
+    section,
+    table,
+)
 
 CELLS = {
     "code_code": "code → code",
@@ -32,9 +35,19 @@ CELLS = {
 }
 
 
+def parts_named(placebo: str) -> dict[str, tuple[str, str]]:
+    """Part of the decomposition → its name and the difference that it is, in the order in which they add up."""
+    return {
+        "null": ("null", f"{placebo} − base"),
+        "elicitation": ("elicitation", f"majority − {placebo}"),
+        "reward_design": ("reward design", "truth − majority"),
+        "total": ("total", "truth − base"),
+    }
+
+
 def decomposition(view: View) -> Markup:
-    """How much of the gain any reward gives, how much the model already knew, how much the right reward adds."""
-    lead = element("p", "How much of the gain over the base model does any reward give (null), how much comes from rewarding what the model already believes (elicitation), and how much from knowing the right answers (reward design)?")  # fmt: skip
+    """How much of the gain the placebo gives, how much the model already knew, how much the right reward adds."""
+    lead = element("p", f"How much of the gain over the base model does the placebo ({view.placebo}) give (null), how much comes from rewarding what the model already believes (elicitation), and how much from knowing the right answers (reward design)?")  # fmt: skip
     return section(
         "decomposition", "What the gain is made of",
         lead, _waterfall(view), _kitagawa(view), _partition(view), _format(view),
@@ -43,19 +56,21 @@ def decomposition(view: View) -> Markup:
 
 def _waterfall(view: View) -> Markup:
     if not view.rows("decomposition"):
-        return missing("No decomposition", "it needs finished arms that pay ground truth, majority and random rewards.")  # fmt: skip
+        return missing("No decomposition", "it needs finished arms that pay ground truth and majority rewards, beside the placebo.")  # fmt: skip
+    parts = parts_named(view.placebo)
     groups: dict[tuple[str, str], list[Row]] = {}
     for group in view.groups:
         entries = {
             r["part"]: r for r in view.rows("decomposition", family=group[0], recipe=group[1])
         }
         rows, start = [], 0.0
-        for part, (name, difference) in PARTS.items():
+        for part, (name, difference) in parts.items():
             entry = entries.get(part)
             if entry is None or entry.get("estimate") is None:
                 continue
             begin = 0.0 if part == "total" else start
             estimate = float(entry["estimate"])
+            values = [float(u["value"]) for u in entry.get("units") or []]
             rows.append(
                 Row(
                     f"{name}: {difference}",
@@ -65,7 +80,7 @@ def _waterfall(view: View) -> Markup:
                     points(estimate),
                     begin + estimate,
                     [begin + v for v in entry["ci95"]] if entry.get("ci95") else None,
-                    dots=tuple((f"seed: {points(v)}", v) for v in _differences(entry)),
+                    dots=tuple((f"seed: {points(v)}", v) for v in values),
                     start=begin,
                     shift=begin,
                 )
@@ -81,7 +96,7 @@ def _waterfall(view: View) -> Markup:
         for i, (g, rows) in enumerate(groups.items())
     ]  # fmt: skip
     columns = [
-        Column("Part", lambda r: ": ".join(PARTS.get(str(r["part"]), (str(r["part"]), ""))), numeric=False),
+        Column("Part", lambda r: ": ".join(parts[r["part"]]), numeric=False),
         Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
         Column("Points", lambda r: points(r.get("estimate"))),
         Column("95 % interval", lambda r: interval(r.get("ci95"))),
@@ -95,15 +110,6 @@ def _waterfall(view: View) -> Markup:
     return join(
         [element("h3", "Null, elicitation, reward design"), figure(panels, caption), numbers]
     )
-
-
-def _differences(entry: Entry) -> list[float]:
-    """The values of the units, whether listed plainly or as objects."""
-    values = [
-        u.get("difference", u.get("value")) if isinstance(u, dict) else u
-        for u in entry.get("units") or []
-    ]
-    return [float(v) for v in values if v is not None]
 
 
 def _bars_figure(
@@ -129,8 +135,8 @@ def _part_legend(names: Sequence[str]) -> Markup:
 
 def _last(view: View, name: str, family: str, recipe: str) -> list[Entry]:
     rows = view.rows(name, family=family, recipe=recipe)
-    last = max((r.get("step") or 0 for r in rows), default=0)
-    return view.by_arm(r for r in rows if (r.get("step") or 0) == last)
+    last = max((r["step"] for r in rows), default=0)
+    return view.by_arm(r for r in rows if r["step"] == last)
 
 
 def _kitagawa(view: View) -> Markup:
@@ -175,18 +181,16 @@ def _partition(view: View) -> Markup:
     for group in view.groups:
         found = []
         for e in _last(view, "partition", *group):
-            total = sum((e["cells"].get(c) or {}).get("n") or 0 for c in CELLS)
-            deltas = tuple(_share((e["cells"].get(c) or {}).get("delta"), total) for c in CELLS)
-            found.append(
-                Bar(e["arm"], view.mark(e["arm"]), _problems(e.get("delta_total")), deltas)
-            )
+            total = sum(e["cells"][c]["num_problems"] for c in CELLS)
+            changes = tuple(_share(e["cells"][c]["change"], total) for c in CELLS)
+            found.append(Bar(e["arm"], view.mark(e["arm"]), _problems(e["change_total"]), changes))
         if found:
             bars[group] = found
     columns = [
         Column("Arm", lambda r: r.get("arm"), numeric=False),
         Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
-        *(Column(words, lambda r, c=c: _cell(r["cells"].get(c) or {}), "problems: right before → right after (share of the whole gain)") for c, words in CELLS.items()),
-        Column("Gain", lambda r: _problems(r.get("delta_total"))),
+        *(Column(words, lambda r, c=c: _cell(r["cells"][c]), "problems: right before → right after (share of the whole gain)") for c, words in CELLS.items()),
+        Column("Gain", lambda r: _problems(r["change_total"])),
     ]  # fmt: skip
     caption = "Every held-out problem falls in one of four cells: how the base solved it → how the trained model solves it (greedy, summed over units). Bars: problems gained or lost per hundred. A gain made in “words → code” is a gain by switching strategy."  # fmt: skip
     return join([
@@ -197,21 +201,19 @@ def _partition(view: View) -> Markup:
     ])  # fmt: skip
 
 
-def _share(delta: float | None, total: float) -> float | None:
-    return None if delta is None or not total else delta / total
+def _share(change: int, total: int) -> float | None:
+    return change / total if total else None
 
 
-def _problems(delta: float | None) -> str:
-    if delta is None:
-        return MISSING
-    return ("+" if delta > 0 else "") + number(delta, 0)
+def _problems(change: int) -> str:
+    return ("+" if change > 0 else "") + number(change, 0)
 
 
 def _cell(cell: Entry) -> str:
-    if not cell.get("n"):
+    if not cell["num_problems"]:
         return "no problem"
     share = cell.get("share_of_gain")
-    words = f"{cell.get('right_before')} → {cell.get('right_after')} of {cell['n']}"
+    words = f"{cell['right_before']} → {cell['right_after']} of {cell['num_problems']}"
     return words + (f" ({percent(share)} %)" if share is not None else "")
 
 
@@ -236,7 +238,7 @@ def _format(view: View) -> Markup:
         Column("Gain, strict", lambda r: points(r.get("gain_strict")), "only a boxed answer counts"),
         Column("Gain, lenient", lambda r: points(r.get("gain_lenient")), "any final answer counts"),
         Column("Format part", lambda r: points(r.get("format_part")), "strict gain minus lenient gain"),
-        Column("95 % interval", lambda r: interval(r.get("format_part_ci95") or r.get("ci95")), "of the format part"),
+        Column("95 % interval", lambda r: interval(r.get("format_part_ci95")), "of the format part"),
     ]  # fmt: skip
     caption = "The strict gain (number at the right) is the gain when any final answer counts, plus what came from putting answers in a box. A gain that is mostly format is no gain in arithmetic."
     return join([
@@ -257,14 +259,10 @@ def boundary(view: View) -> Markup:
     every_k = sorted({k for r in rows for k in r["k"]})
     scale = domain([v for r in rows for v in r["values"]], 0.0, None)
     for i, (family, recipe) in enumerate(view.groups):
-        mine = [r for r in rows if r["family"] == family and r.get("recipe") in (recipe, None)]
-        last = max((r.get("step") or 0 for r in mine), default=0)
-        kept = [
-            r
-            for r in view.by_arm(mine)
-            if r.get("arm", "base") == "base" or (r.get("step") or 0) == last
-        ]
-        series = [Series(_name(r), view.mark(_name(r)), r["k"], r["values"]) for r in kept]
+        mine = [r for r in rows if r["family"] == family and r["recipe"] == recipe]
+        last = max((r["step"] for r in mine), default=0)
+        kept = [r for r in view.by_arm(mine) if r["arm"] == "base" or r["step"] == last]
+        series = [Series(r["arm"], view.mark(r["arm"]), r["k"], r["values"]) for r in kept]
         if family in guesses:
             series.append(
                 Series("guessing", "guess", guesses[family]["k"], guesses[family]["values"])
@@ -273,13 +271,13 @@ def boundary(view: View) -> Markup:
             name = view.group_name(family, recipe)
             panels.append(
                 lines(f"passk-{i}", name, f"pass@k of base and arms for {name}, k from {every_k[0]} to {every_k[-1]}",
-                      series, scale, "k, samples per problem", _percent_tick, x_log=True,
+                      series, scale, "k, samples per problem", percent_tick, x_log=True,
                       x_marks=_marks(every_k))
             )  # fmt: skip
     caption = "pass@k: chance that at least one of k samples is right (unbiased estimate). Guessing: what random answers of the right form would reach. Where an arm leads at k = 1 but not at large k, training sharpened what the base could already sample."  # fmt: skip
     columns = [
-        Column("Arm", _name, numeric=False),
-        Column("Family", lambda r: view.group_name(str(r["family"]), str(r.get("recipe"))), numeric=False),
+        Column("Arm", lambda r: r["arm"], numeric=False),
+        Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
         Column("Step", lambda r: r.get("step")),
         *(Column(f"k = {k}", lambda r, k=k: _at(r, k)) for k in every_k),
     ]  # fmt: skip
@@ -290,8 +288,8 @@ def boundary(view: View) -> Markup:
             table(
                 "maj@k, %: the most frequent of k answers is right.",
                 [
-                    Column("Arm", _name, numeric=False),
-                    Column("Family", lambda r: view.group_name(str(r["family"]), str(r.get("recipe"))), numeric=False),
+                    Column("Arm", lambda r: r["arm"], numeric=False),
+                    Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
                     Column("Step", lambda r: r.get("step")),
                     Column("k", lambda r: r.get("k")),
                     Column("maj@k", lambda r: percent(r.get("value"))),
@@ -303,10 +301,6 @@ def boundary(view: View) -> Markup:
     return section("passk", "Sampling more: pass@k", figure(panels, caption), folded)
 
 
-def _name(row: Entry) -> str:
-    return str(row.get("arm") or "base")
-
-
 def _at(row: Entry, k: int) -> str:
     return percent(dict(zip(row["k"], row["values"], strict=True)).get(k))
 
@@ -315,7 +309,3 @@ def _marks(every_k: Sequence[int]) -> list[int]:
     """Marks on the axis of k: as many as fit."""
     step = -(-len(every_k) // int(WIDTH / 40))
     return list(every_k[::step])
-
-
-def _percent_tick(value: float) -> str:
-    return number(100 * value, 0 if abs(100 * value - round(100 * value)) < 1e-9 else 1)

@@ -21,6 +21,7 @@ from controlarm.report.view import (
     figure,
     legend,
     missing,
+    percent_tick,
     section,
     table,
 )
@@ -76,7 +77,7 @@ def metric_figure(view: View, metric: str, members: bool = True) -> Markup | Non
                 series,
                 scale,
                 "training step",
-                _percent_tick if rate else _tick,
+                percent_tick if rate else _tick,
             )
         )
     heading, meaning = METRICS.get(metric, (metric, ""))
@@ -105,10 +106,6 @@ def _series(view: View, rows: Sequence[Entry], members: bool) -> list[Series]:
 
 def _tick(value: float) -> str:
     return significant(value, 2)
-
-
-def _percent_tick(value: float) -> str:
-    return number(100 * value, 0 if abs(100 * value - round(100 * value)) < 1e-9 else 1)
 
 
 def strategies(view: View) -> Markup:
@@ -159,11 +156,11 @@ def _share_figure(view: View, rows: Sequence[Entry]) -> Markup | None:
             name = view.group_name(family, recipe)
             panels.append(
                 lines(f"share-{i}", name, f"Share of code over steps for {name}", series, (0.0, 1.0),
-                      "training step", _percent_tick)
+                      "training step", percent_tick)
             )  # fmt: skip
     if not panels:
         return None
-    caption = f"Share of {decoding} held-out completions in code (detector: {detector}), mean over seeds. A line that rises shows a model moving to code, a flat one that it kept its habits."  # fmt: skip
+    caption = f"Share of {decoding} held-out completions in code (detector: {detector}), completions of all seeds pooled. A line that rises shows a model moving to code, a flat one that it kept its habits."  # fmt: skip
     return join([element("h3", "Code share on held-out problems, %"), figure(panels, caption)])
 
 
@@ -208,7 +205,7 @@ def _strategy_table(view: View, decoding: str) -> Markup:
         column("Lenient, code, %", "code", "substring", "lenient_accuracy", "any final answer counts"),
         column("Lenient, words, %", "words", "substring", "lenient_accuracy", "any final answer counts"),
     ]  # fmt: skip
-    return table(f"Strategies of {decoding} completions, first → last evaluated step, mean over seeds.", columns, rows)  # fmt: skip
+    return table(f"Strategies of {decoding} completions, first → last evaluated step, completions of all seeds pooled.", columns, rows)  # fmt: skip
 
 
 def rewards(view: View) -> Markup:

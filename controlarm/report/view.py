@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 from controlarm.figures import arm_mark, colour_class, marker
-from controlarm.markup import Markup, element, join
+from controlarm.markup import Markup, element, join, percent
 
 Entry = dict[str, Any]
 """One entry of a list in report.json."""
@@ -112,6 +112,15 @@ def _once(values: Iterable[Any]) -> list[Any]:
 def _table(parent: Entry, key: str) -> Entry:
     value = parent.get(key)
     return value if isinstance(value, dict) else {}
+
+
+def percent_tick(value: float) -> str:
+    """A rate at an axis, in per cent: a decimal only where there is one.
+
+    >>> percent_tick(0.2), percent_tick(0.125)
+    ('20', '12.5')
+    """
+    return percent(value, 0 if abs(100 * value - round(100 * value)) < 1e-9 else 1)
 
 
 def section(ident: str, heading: str, *children: object) -> Markup:
