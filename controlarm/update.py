@@ -46,6 +46,18 @@ class Batch(NamedTuple):
         """Where a token was sampled: everything but padding."""
         return self.completions != PAD
 
+    def rows(self, part: slice) -> "Batch":
+        """Some of the rollouts, each tensor in memory of its own."""
+        base = self.base_logprobs
+        return Batch(
+            self.prompts[:, part].contiguous(),
+            self.completions[:, part].contiguous(),
+            self.on_policy,
+            self.old_logprobs[:, part].contiguous(),
+            self.advantages[:, part].contiguous(),
+            None if base is None else base[:, part].contiguous(),
+        )
+
 
 class Losses(NamedTuple):
     """One pass over a batch."""
@@ -186,8 +198,7 @@ def update(
     parts: list[Losses] = []
     for start in range(0, batch.prompts.shape[1], micro):
         rows = slice(start, start + micro)
-        part = Batch(*(x if x is None or x.ndim == 0 else x[:, rows].contiguous() for x in batch))
-        found = run(weights, part, per_token[:, rows].contiguous(), recipe, shape)
+        found = run(weights, batch.rows(rows), per_token[:, rows].contiguous(), recipe, shape)
         found.loss.sum().backward()
         parts.append(Losses(*(x.detach() for x in found)))
     grad_norm = clip_per_run(weights.values(), recipe.max_grad_norm)

@@ -359,3 +359,14 @@ def test_an_infinite_clip_bound_stays_readable(small):
 def test_analysis_imports_no_torch():
     code = "import sys, controlarm.analysis.summary; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_trial_that_another_machine_continued_says_so(small):
+    path = small()
+    file = path / "environment.json"
+    began = json.loads(file.read_text())
+    assert not any(
+        "another" in note or "other environment" in note for note in summarise(path)["notes"]
+    )
+    file.write_text(json.dumps(began | {"continued": [began | {"processor": "another"}]}))
+    assert any("other environment continued" in note for note in summarise(path)["notes"])

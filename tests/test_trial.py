@@ -58,7 +58,9 @@ def test_a_one_shot_problem_that_is_not_there_is_found_before_the_run(tmp_path):
 
 def test_no_arm_may_be_called_base(tmp_path):
     with pytest.raises(protocol.ProtocolError, match=r"arms\.base"):
-        protocol.load(written(tmp_path, "constant = {}", 'base = { reward = "constant" }\nconstant = {}'))
+        protocol.load(
+            written(tmp_path, "constant = {}", 'base = { reward = "constant" }\nconstant = {}')
+        )
 
 
 def test_more_problems_than_there_are_is_refused(tmp_path):
@@ -84,6 +86,7 @@ def test_a_machine_that_continues_anothers_trial_is_kept_once(tmp_path, monkeypa
 def test_a_released_organism_is_what_its_family_promises(family, seed):
     """The bands of the families' description; greedy, lenient where it is about what is known rather than boxed."""
     card = catalogue.card(family, seed)
+    assert card is not None
     assert card["recipe"] == json.loads(json.dumps(Pretraining()._asdict()))
     assert card["mixture"] == corpus.FAMILIES[family]._asdict()
     chosen = card["table"]["greedy, as chosen"]

@@ -175,6 +175,8 @@ def notes(trial: Trial, found: Row, sibling: list[Row]) -> list[str]:
               for name, recipe in p.recipes.items() if not recipe.only_reward_acts]  # fmt: skip
     if any(len(run.journal["step"]) > dynamics.MOST_POINTS for run in trial.runs):
         lines.append(f"Training curves show {dynamics.MOST_POINTS} points, each a mean over the steps since the one before.")  # fmt: skip
+    if others := trial.environment.get("continued"):
+        lines.append(f"{len(others)} other environment{'s' if len(others) > 1 else ''} continued this trial: its runs are not all of one machine, and need not repeat bit for bit.")  # fmt: skip
     if sibling:
         lines.append(f"{len(sibling)} other run folders of a trial of this name have another digest: {', '.join(s['folder'] for s in sibling)}.")  # fmt: skip
     return lines
