@@ -368,9 +368,9 @@ def test_a_read_only_folder_is_named_and_left_alone(copied):
 def test_a_full_disk_and_ctrl_c_lose_nothing(bench, tmp_path):
     """A file may not grow beyond half a shard's state; then it may, and somebody presses Ctrl-C; then it ends, whole."""
     text = (
-        TRIAL.replace("num_steps = 2", "num_steps = 21")
-        .replace("[0, 2]", "[0, 21]")
-        .replace("\nstep = 2\n", "\nstep = 21\n")
+        TRIAL.replace("num_steps = 2", "num_steps = 61")
+        .replace("[0, 2]", "[0, 61]")
+        .replace("\nstep = 2\n", "\nstep = 61\n")
     )
     text = text.replace(
         "pretraining_seeds = [1, 2]\nseeds = [1, 2]", "pretraining_seeds = [1]\nseeds = [1]"
@@ -393,20 +393,20 @@ def test_a_full_disk_and_ctrl_c_lose_nothing(bench, tmp_path):
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     for line in process.stdout:
-        if re.search("step 1[2-9] of 21", line):
+        if re.search("step 1[2-9] of 61", line):
             os.killpg(process.pid, signal.SIGINT)
             break
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "stopped; run the same command to continue\n")
 
     (disturbed,) = tmp_path.glob("tiny-*")
-    assert checkpoints.read(disturbed / "shards/000.safetensors")[1]["step"] == 10
+    assert checkpoints.read(disturbed / "shards/000.safetensors")[1]["step"] in (10, 20, 30)
     result = invoke(*words)
     assert result.exit_code == 0, result.output
     found = json.loads((disturbed / "report.json").read_text())["trial"]
     assert found["complete"]
     steps = (disturbed / "newborn/format/grpo-p1-s1/steps.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in steps] == list(range(1, 22))
+    assert [json.loads(line)["step"] for line in steps] == list(range(1, 62))
 
 
 # Plans
