@@ -42,6 +42,10 @@ class Step(NamedTuple):
     """One dict a run: the trainer's own numbers."""
 
 
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+"""What torch's AdamW keeps for each weight."""
+
+
 @dataclass(kw_only=True)
 class State:
     """All that training changes. ``active[r]`` is False once run r has failed; it stays in place, masked."""
@@ -77,11 +81,11 @@ class State:
                     weight[run] = 0.0
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything needed to go on, by name."""
+        """Everything needed to go on after at least one step, by name."""
         found = {f"weights.{name}": w for name, w in self.weights.items()}
         for name, weight in self.weights.items():
-            for part, value in self.optimizer.state[weight].items():
-                found[f"optimizer.{part}.{name}"] = value
+            for part in MOMENTS:
+                found[f"{part}.{name}"] = self.optimizer.state[weight][part]
         return found | {"active": self.active}
 
     def restore(self, step: int, tensors: dict[str, Tensor], failures: dict[int, str]) -> None:
@@ -91,15 +95,8 @@ class State:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(tensors[f"weights.{name}"])
-                end = f".{name}"
                 self.optimizer.state[weight] = {
-                    key.removeprefix("optimizer.").removesuffix(end): value.to(
-                        weight.device
-                    ).clone()
-                    for key, value in tensors.items()
-                    if key.startswith("optimizer.")
-                    and key.endswith(end)
-                    and key.count(".") - end.count(".") == 1
+                    part: tensors[f"{part}.{name}"].to(weight.device).clone() for part in MOMENTS
                 }
 
 

@@ -8,7 +8,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +19,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from controlarm import arms, checkpoints, evaluation, labels, seeds
+from controlarm import arms, checkpoints, evaluation, labels, rollouts, seeds
 from controlarm.checkpoints import DamagedFileError
-from controlarm.evaluation import GREEDY, VERDICT_FIELDS, Grid, Row, judge, verdict_columns
+from controlarm.evaluation import GREEDY, Grid, Row
 from controlarm.journal import Journal, Mark
 from controlarm.labels import Label
 from controlarm.organisms import released, tokenizer
@@ -351,7 +350,7 @@ def _record(
         rows = _asked(shard, run, step.step)
         made = evaluation.unpack(rows, step.completions, run)
         rewards, advantages = step.rewards[run].ravel(), step.advantages[run].ravel()
-        facts = _facts(made, step.rewards[run])
+        facts = rollouts.facts(made, step.rewards[run])
         line = {"step": step.step} | facts | step.metrics[run] | {
             "learning_rate": recipe.learning_rate,
             "epsilon_low": recipe.epsilon_low,
@@ -364,7 +363,7 @@ def _record(
         }  # fmt: skip
         if keeps:
             path = shard.folder(run) / "rollouts" / f"step-{step.step:06d}.parquet"
-            write_table(path, _rollouts(made, step.completions, run, rewards, advantages))
+            write_table(path, rollouts.table(made, step.completions, run, rewards, advantages))
         journal.append(line)
         lines.append(line)
     return lines
@@ -375,88 +374,6 @@ def _note_failure(shard: Shard, state: State, run: int) -> None:
     if not path.exists():
         failure = {"step": state.step, "reason": state.failures[run]}
         checkpoints.write_atomic(path, json.dumps(failure).encode())
-
-
-def _mean(values: Sequence[float] | np.ndarray) -> float:
-    """Mean, or NaN of nothing (null in the journal)."""
-    return float(np.mean(values)) if len(values) else math.nan
-
-
-def _facts(made: Sequence[evaluation.Sampled], rewards: np.ndarray) -> dict[str, Any]:
-    """The journal's numbers that need texts: true accuracy beside the reward, in every arm."""
-    said = [judge(one.text, one.problem.answer) for one in made]
-    flat = rewards.ravel()
-    paid = ~np.isnan(flat)
-    right = np.array([s.grade.strict == "right" for s in said])
-    known = np.array([s.grade.strict != "unknown" for s in said])
-    lenient_known = np.array([s.grade.lenient != "unknown" for s in said])
-    lenient = np.array([s.grade.lenient == "right" for s in said])
-    code = np.array([s.has_python for s in said])
-    whole = ~np.isnan(rewards).any(-1)
-    equal = np.array([row.min() == row.max() for row in rewards[whole]])
-    return {
-        "reward": _mean(flat[paid]),
-        "reward_sd": float(np.std(flat[paid])) if paid.any() else math.nan,
-        "reward_code": _mean(flat[paid & code]),
-        "reward_words": _mean(flat[paid & ~code]),
-        "reward_failures": int((~paid).sum()),
-        "accuracy": _mean(right[known]),
-        "lenient_accuracy": _mean(lenient[lenient_known]),
-        "tpr": _mean(flat[paid & known & right]),
-        "fpr": _mean(flat[paid & known & ~right]),
-        "code_share": _mean(code),
-        "parsed_code_share": _mean([s.code_parses for s in said]),
-        "boxed_share": _mean([s.grade.boxed is not None for s in said]),
-        "truncated_share": _mean([one.truncated for one in made]),
-        "unknown_share": _mean(~known),
-        "num_tokens": _mean([one.num_tokens for one in made]),
-        "entropy": _mean([one.entropy for one in made]),
-        "equal_groups": _mean(equal),
-    }
-
-
-ROLLOUT_SCHEMA = pa.schema(
-    [
-        ("problem_id", pa.string()),
-        ("sample", pa.int32()),
-        ("text", pa.string()),
-        ("tokens", pa.list_(pa.int32())),
-        ("logprobs", pa.list_(pa.float32())),
-        ("entropy", pa.float64()),
-        ("truncated", pa.bool_()),
-        ("reward", pa.float64()),
-        ("advantage", pa.float64()),
-        *VERDICT_FIELDS,
-    ]
-)
-
-
-def _rollouts(
-    made: Sequence[evaluation.Sampled],
-    completions: Completions,
-    run: int,
-    rewards: np.ndarray,
-    advantages: np.ndarray,
-) -> pa.Table:
-    tokens = completions.tokens[run].flatten(0, 1).tolist()
-    logprobs = completions.logprobs[run].flatten(0, 1).tolist()
-    rows = []
-    for i, one in enumerate(made):
-        rows.append(
-            {
-                "problem_id": one.problem.id,
-                "sample": one.sample,
-                "text": one.text,
-                "tokens": tokens[i][: one.num_tokens],
-                "logprobs": logprobs[i][: one.num_tokens],
-                "entropy": one.entropy,
-                "truncated": one.truncated,
-                "reward": rewards[i],
-                "advantage": advantages[i],
-                **verdict_columns(judge(one.text, one.problem.answer)),
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=ROLLOUT_SCHEMA)
 
 
 def _evaluation_rows(shard: Shard) -> list[Row]:
