@@ -390,6 +390,7 @@ def test_a_full_disk_and_ctrl_c_lose_nothing(bench, tmp_path):
         [sys.executable, "-m", "controlarm", *map(str, words)], cwd=bench, text=True, start_new_session=True,
         env={"PYTHONPATH": str(ROOT), "PATH": "/nonexistent", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
     )  # fmt: skip
     assert process.stdout is not None and process.stderr is not None
     for line in process.stdout:
