@@ -33,3 +33,11 @@ def test_the_readme_quotes_the_quick_record():
     assert f"records/{record.name}/endpoint.svg" in readme
     for sentence in found["headline"]:
         assert sentence in readme
+
+
+def test_the_readme_quotes_the_benchmark():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = json.loads((ROOT / "benchmarks/results/vs_trl.json").read_text(encoding="utf-8"))
+    assert f"costs {found['ratios']['quick trial']['bfloat16']:.3f} of" in readme
+    worst = max(row["largest"] for row in found["gradient"].values())
+    assert f"agree to {worst:.0e}" in readme
