@@ -13,7 +13,7 @@ import torch
 
 import controlarm.train
 from benchmarks.measured import LEARNING_RATE, SIZES, Clock, Size, num_problems, problems
-from controlarm import protocol, trial
+from controlarm import evaluation, protocol, trial
 from controlarm.engines import lockstep
 
 ARMS = ("ground_truth", "random", "majority", "python", "format", "incorrect", "constant")
@@ -79,7 +79,7 @@ def measure(
     made = plan(size, precision, num_steps, folder)
     clock = Clock()
     clock.timed(controlarm.train, "sample", "generation")
-    clock.timed(lockstep, "gumbel_noise", "generation")
+    clock.timed(evaluation, "gumbel_noise", "generation")
     clock.timed(controlarm.train, "score", "logprobs")
     clock.timed(controlarm.train, "update", "update")
 

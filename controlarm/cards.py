@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from controlarm import checkpoints, evaluation
+from controlarm import checkpoints, evaluation, files
 from controlarm.evaluation import GREEDY, Row, Sampled, judge
 from controlarm.organisms import tokenizer
 from controlarm.organisms.corpus import Strategy
@@ -92,9 +92,9 @@ def write(path: Path, weights: Weights, facts: dict[str, Any]) -> Path:
         "problems": NUM_PROBLEMS,
         "table": table,
     }
-    checkpoints.write_atomic(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
+    files.write_atomic(path.with_suffix(".json"), json.dumps(card, indent=1).encode())
     text = path.with_suffix(".md")
-    checkpoints.write_atomic(text, _text(card).encode())
+    files.write_atomic(text, _text(card).encode())
     return text
 
 

@@ -1,9 +1,7 @@
 """Tensors on disk: safetensors only, written whole or not at all, and checked against their own hash when read."""
 
-import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from controlarm import files
 
 ENTRY = "controlarm"
 """The one metadata entry: SHA-256 of what follows it, then JSON of the facts and of the tensors' SHA-256."""
@@ -31,26 +31,6 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     return found.hexdigest()
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a neighbour, flush to disk, then rename: a reader sees the old file or the new one, never half.
-
-    Raises:
-        OSError: when it cannot be written; it names the file, and what was there before stays.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:  # a full disk does not say of itself which file it was
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
     """Save tensors with facts (JSON) about them; the hash of the tensors and of the facts goes along.
 
@@ -58,7 +38,7 @@ def write(path: Path, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -
     """
     whole = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
     text = json.dumps({"facts": dict(facts), "sha256": tensors_sha256(whole)}, sort_keys=True)
-    write_atomic(path, save(whole, {ENTRY: f"{_text_sha256(text)} {text}"}))
+    files.write_atomic(path, save(whole, {ENTRY: f"{_text_sha256(text)} {text}"}))
 
 
 def _text_sha256(text: str) -> str:

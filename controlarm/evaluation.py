@@ -86,6 +86,28 @@ def encode_prompts(rows: Sequence[Row], prompt_length: int) -> Tensor:
     return torch.tensor(tokenizer.left_pad(texts, prompt_length))
 
 
+def ask(
+    rows_by_run: Sequence[Sequence[Row]], paths: Sequence[tuple[seeds.Part, ...]], grid: Grid
+) -> tuple[Tensor, Tensor]:
+    """Tokens and Gumbel noise of a block: [run, prompt, place] and [run, prompt, sample, token, vocab].
+
+    Runs that share rows and path share the noise that is drawn.
+    """
+    tokens, noises = [], []
+    drawn: dict[tuple[object, ...], Tensor] = {}
+    for rows, path in zip(rows_by_run, paths, strict=True):
+        tokens.append(encode_prompts(rows, grid.prompt_length))
+        key = (path, *((row.problem.id, row.samples) for row in rows))
+        if key not in drawn:
+            keyed = [
+                [None if s == GREEDY else (*path, row.problem.id, s) for s in row.samples]
+                for row in rows
+            ]
+            drawn[key] = gumbel_noise(keyed, grid.max_tokens, tokenizer.VOCAB_SIZE)
+        noises.append(drawn[key])
+    return torch.stack(tokens), torch.stack(noises)
+
+
 def unpack(rows: Sequence[Row], completions: Completions, run: int) -> list[Sampled]:
     """One run's completions of a block as texts; repeated slots come once."""
     tokens = completions.tokens[run].tolist()
@@ -129,25 +151,11 @@ def complete(
     assert all(len(rows) == num_rows for rows in rows_by_run)
     device = weights["embed"].device
     found: list[list[Sampled]] = [[] for _ in rows_by_run]
-    remembered: dict[tuple[object, ...], Tensor] = {}
     for start in range(0, num_rows, grid.prompts):
-        blocks, tokens, noises = [], [], []
-        remembered.clear()
-        for rows, path in zip(rows_by_run, paths, strict=True):
-            block = list(rows[start : start + grid.prompts])
-            blocks.append(block)
-            full = block + block[-1:] * (grid.prompts - len(block))
-            tokens.append(encode_prompts(full, grid.prompt_length))
-            key = (path, *((r.problem.id, r.samples) for r in full))
-            if key not in remembered:
-                remembered[key] = gumbel_noise(
-                    [[None if s == GREEDY else (*path, r.problem.id, s) for s in r.samples] for r in full],
-                    grid.max_tokens, tokenizer.VOCAB_SIZE,
-                )  # fmt: skip
-            noises.append(remembered[key])
-        completions = sample(
-            weights, torch.stack(tokens).to(device), torch.stack(noises).to(device), shape, compiled
-        )
+        blocks = [list(rows[start : start + grid.prompts]) for rows in rows_by_run]
+        full = [block + block[-1:] * (grid.prompts - len(block)) for block in blocks]
+        tokens, noise = ask(full, paths, grid)
+        completions = sample(weights, tokens.to(device), noise.to(device), shape, compiled)
         completions = Completions(*(x.cpu() for x in completions))
         for run, block in enumerate(blocks):
             found[run] += unpack(block, completions, run)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from controlarm import checkpoints, grading, seeds
+from controlarm import files, grading, seeds
 
 _SCHEMA = pa.schema(
     [
@@ -122,7 +122,7 @@ def write(path: Path, rows: Sequence[Label]) -> None:
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
     buffer = io.BytesIO()
     pq.write_table(table, buffer, write_page_checksum=True)
-    checkpoints.write_atomic(path, buffer.getvalue())
+    files.write_atomic(path, buffer.getvalue())
 
 
 def read(path: Path) -> list[Label]:

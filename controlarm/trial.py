@@ -23,7 +23,7 @@ import pyarrow as pa
 import torch
 
 from controlarm import __version__ as controlarm_version
-from controlarm import arms, checkpoints, detectors, grading, prompts, protocol
+from controlarm import arms, checkpoints, detectors, files, grading, prompts, protocol
 from controlarm.checkpoints import DamagedFileError
 from controlarm.engines import lockstep
 from controlarm.organisms import released, tokenizer
@@ -163,9 +163,10 @@ def shards(trial: Protocol) -> list[list[int]]:
     return list(found.values())
 
 
-def make_plan(trial: Protocol, compiled: bool, device: str) -> dict[str, Any]:
+def make_plan(
+    trial: Protocol, made_of: dict[str, str], compiled: bool, device: str
+) -> dict[str, Any]:
     """What resume must find unchanged."""
-    made_of = materials(trial)
     return {
         "digest": protocol.digest(trial, made_of),
         "trial": trial.trial.name,
@@ -190,18 +191,19 @@ def prepare(path: Path, root: Path, device: str) -> Prepared:
     problems = check(trial)
     if problems:
         raise ProtocolError(f"{path}:\n" + "\n".join(f"  {p}" for p in problems))
-    digest = protocol.digest(trial, materials(trial))
+    made_of = materials(trial)
+    digest = protocol.digest(trial, made_of)
     folder = root / f"{trial.trial.name}-{digest[:8]}"
     if (folder / "plan.json").exists():
         return Prepared(folder, trial, read_plan(folder, digest))
-    plan = make_plan(trial, has_compiler() and compile_pays(trial), device)
-    checkpoints.write_atomic(folder / "protocol.toml", path.read_bytes())
+    plan = make_plan(trial, made_of, has_compiler() and compile_pays(trial), device)
+    files.write_atomic(folder / "protocol.toml", path.read_bytes())
     facts = json.dumps(environment(device), indent=1).encode()
-    checkpoints.write_atomic(folder / "environment.json", facts)
+    files.write_atomic(folder / "environment.json", facts)
     plan["problems_sha256"] = lockstep.write_table(
         folder / "problems.parquet", _problem_table(trial)
     )
-    checkpoints.write_atomic(folder / "plan.json", json.dumps(plan, indent=1).encode())
+    files.write_atomic(folder / "plan.json", json.dumps(plan, indent=1).encode())
     return Prepared(folder, trial, plan)
 
 
@@ -307,7 +309,7 @@ def _note_machine(prepared: Prepared) -> None:
     here = environment(prepared.plan["device"])
     if here["fingerprint"] not in known:
         began.setdefault("continued", []).append(here)
-        checkpoints.write_atomic(path, json.dumps(began, indent=1).encode())
+        files.write_atomic(path, json.dumps(began, indent=1).encode())
 
 
 def unfinished(prepared: Prepared) -> list[int]:

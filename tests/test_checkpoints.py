@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlarm import checkpoints
+from controlarm import checkpoints, files
 from controlarm.checkpoints import DamagedFileError
 
 TENSORS = {
@@ -105,26 +105,26 @@ def test_the_hash_sees_names_types_shapes_and_values(other):
 
 def test_a_failed_write_leaves_the_old_file_whole(tmp_path, monkeypatch):
     path = tmp_path / "state"
-    checkpoints.write_atomic(path, b"old")
+    files.write_atomic(path, b"old")
 
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
-        checkpoints.write_atomic(path, b"new and longer")
+        files.write_atomic(path, b"new and longer")
     assert path.read_bytes() == b"old"
 
 
 def test_a_reader_never_sees_a_half_written_file(tmp_path, monkeypatch):
     path = tmp_path / "state"
-    checkpoints.write_atomic(path, b"old")
+    files.write_atomic(path, b"old")
     seen = []
     plain_replace = Path.replace
     monkeypatch.setattr(
         Path, "replace",
         lambda self, target: (seen.append((path.read_bytes(), self.read_bytes())), plain_replace(self, target)),
     )  # fmt: skip
-    checkpoints.write_atomic(path, b"new")
+    files.write_atomic(path, b"new")
     assert seen == [(b"old", b"new")], "complete beside the old one before it takes its name"
     assert path.read_bytes() == b"new"

@@ -161,7 +161,7 @@ def test_an_interrupted_write_names_the_file_and_leaves_the_old_one_and_nothing_
     def full(_):
         raise OSError(errno.ENOSPC, "no space left on device")
 
-    monkeypatch.setattr(labels.checkpoints.os, "fsync", full)
+    monkeypatch.setattr(labels.files.os, "fsync", full)
     with pytest.raises(OSError, match="no space") as caught:
         labels.write(path, ROWS[:1])
     assert caught.value.filename == str(path)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from controlarm import arms, checkpoints, evaluation, labels, rollouts, seeds
+from controlarm import arms, checkpoints, evaluation, files, labels, rollouts, seeds
 from controlarm.checkpoints import DamagedFileError
 from controlarm.evaluation import GREEDY, Grid, Row
 from controlarm.journal import Journal, Mark
@@ -28,7 +28,7 @@ from controlarm.organisms import released, tokenizer
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.protocol import Protocol, Recipe, RunSpec
 from controlarm.records import Problem
-from controlarm.sampling import Completions, gumbel_noise
+from controlarm.sampling import Completions
 from controlarm.train import Prompts, Settings, State, Step, compute_weights, train
 
 VERSION = "lockstep-1"
@@ -105,8 +105,8 @@ def run_shard(plan: Plan, number: int, report: Report) -> None:
     problems = read_problems(plan.folder, plan.problems_sha256)
     shard = _open(plan, number, problems, report)
     state = State.start(shard.base, shard.settings.recipe)
-    with contextlib.ExitStack() as files:
-        journals, finished = _resume(shard, state, files)
+    with contextlib.ExitStack() as opened:
+        journals, finished = _resume(shard, state, opened)
         if not finished:
             _go_on(shard, state, journals, report)
 
@@ -161,7 +161,7 @@ def write_table(path: Path, table: pa.Table) -> str:
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     content = sink.getvalue().to_pybytes()
-    checkpoints.write_atomic(path, content)
+    files.write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
@@ -286,21 +286,10 @@ def _order(pretraining_seed: int, seed: int, epoch: int, num_problems: int) -> t
 
 
 def _prompts(shard: Shard, step: int) -> Prompts:
-    tokens, noises = [], []
-    remembered: dict[tuple[object, ...], torch.Tensor] = {}
-    for run, spec in enumerate(shard.specs):
-        rows = _asked(shard, run, step)
-        tokens.append(evaluation.encode_prompts(rows, shard.grid.prompt_length))
-        path = ("training", spec.pretraining_seed, spec.seed, step)
-        key = (path, *rows)
-        if key not in remembered:
-            remembered[key] = gumbel_noise(
-                [[(*path, r.problem.id, s) for s in r.samples] for r in rows],
-                shard.grid.max_tokens, tokenizer.VOCAB_SIZE,
-            )  # fmt: skip
-        noises.append(remembered[key])
-    device = shard.plan.device
-    return Prompts(torch.stack(tokens).to(device), torch.stack(noises).to(device))
+    rows = [_asked(shard, run, step) for run in range(len(shard.specs))]
+    paths = [("training", spec.pretraining_seed, spec.seed, step) for spec in shard.specs]
+    tokens, noise = evaluation.ask(rows, paths, shard.grid)
+    return Prompts(tokens.to(shard.plan.device), noise.to(shard.plan.device))
 
 
 def _pay(shard: Shard, step: int, completions: Completions) -> tuple[np.ndarray, dict[int, str]]:
@@ -373,7 +362,7 @@ def _note_failure(shard: Shard, state: State, run: int) -> None:
     path = shard.folder(run) / "failed.json"
     if not path.exists():
         failure = {"step": state.step, "reason": state.failures[run]}
-        checkpoints.write_atomic(path, json.dumps(failure).encode())
+        files.write_atomic(path, json.dumps(failure).encode())
 
 
 def _evaluation_rows(shard: Shard) -> list[Row]:
@@ -443,12 +432,12 @@ def _commit(shard: Shard, state: State, journals: Sequence[Journal], finished: b
     checkpoints.write(shard.state_path, tensors, facts)
 
 
-def _resume(shard: Shard, state: State, files: contextlib.ExitStack) -> tuple[list[Journal], bool]:
-    """Restore the last commit, if any, and cut everything written after it; ``files`` will close the journals."""
+def _resume(shard: Shard, state: State, opened: contextlib.ExitStack) -> tuple[list[Journal], bool]:
+    """Restore the last commit, if any, and cut everything written after it; ``opened`` will close the journals."""
 
     def journal(run: int, mark: Mark | None) -> Journal:
         path = shard.folder(run) / "steps.jsonl"
-        return files.enter_context(contextlib.closing(Journal(path, mark)))
+        return opened.enter_context(contextlib.closing(Journal(path, mark)))
 
     runs = range(len(shard.specs))
     if not shard.state_path.exists():

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from controlarm.checkpoints import write_atomic
+from controlarm.files import write_atomic
 from controlarm.organisms.tokenizer import END, PAD, PIECES, SPECIAL
 from controlarm.organisms.transformer import NORM_EPS, ROPE_THETA, Shape, Weights
 

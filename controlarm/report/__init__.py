@@ -2,10 +2,10 @@
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
+from controlarm import files
 from controlarm.report.endpoint import endpoint
 from controlarm.report.page import render
 
@@ -25,8 +25,9 @@ def write(folder: Path, summary: dict[str, Any]) -> Path:
     texts = {"report.json": as_json(summary), "report.html": render(summary)}
     if picture := endpoint(summary):
         texts["endpoint.svg"] = picture
+    folder.stat()  # a report belongs to a run folder and makes none of its own
     for name, text in texts.items():
-        _replace(folder / name, text)
+        files.write_atomic(folder / name, text.encode("utf-8"))
     return folder / "report.html"
 
 
@@ -58,16 +59,3 @@ def _not_finite(value: object, place: str = "") -> str | None:
     else:
         return None
     return next((found for at, v in inner if (found := _not_finite(v, at))), None)
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror, str(path)) from error

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from controlarm.figures import arm_mark, colour_class, marker
+from controlarm.figures import arm_mark
 from controlarm.markup import Markup, element, join, percent
 
 Entry = dict[str, Any]
@@ -206,11 +206,6 @@ def legend(names: Sequence[tuple[str, Markup]]) -> Markup:
         for name, shape in names
     ]
     return element("ul", *items, class_="legend")
-
-
-def arm_legend(view: View, arms: Iterable[str]) -> Markup:
-    """The marks of the arms."""
-    return legend([(arm, marker(colour_class(view.mark(arm)), 9, 7, 4.6)) for arm in arms])
 
 
 def listing(items: Sequence[object], limit: int = 200) -> Markup:
