@@ -130,8 +130,8 @@ def test_a_missing_comparison_counts_in_the_family_of_tests():
 
 
 def test_differences_are_paired_by_unit_and_by_problem():
-    arm = {Unit(1, 1): np.array([1.0, 0.5, np.nan, 1.0]), Unit(2, 2): np.array([1.0])}
-    other = {Unit(1, 1): np.array([0.5, 0.0, 1.0, np.nan]), Unit(3, 3): np.array([1.0])}
+    arm = {Unit(1, 1): np.array([[1.0], [0.5], [np.nan], [1.0]]), Unit(2, 2): np.array([[1.0]])}
+    other = {Unit(1, 1): np.array([[0.5], [0.0], [1.0], [np.nan]]), Unit(3, 3): np.array([[1.0]])}
     (found,) = contrasts.unit_differences(arm, other)
     assert (found.unit, found.arm_value, found.other_value) == (Unit(1, 1), 0.75, 0.25)
     assert found.difference == 0.5
@@ -142,8 +142,29 @@ def test_differences_are_paired_by_unit_and_by_problem():
 
 def test_the_problem_level_standard_error_is_that_of_paired_differences():
     arm, other = np.array([1.0, 0.0, 0.5, 0.5]), np.array([0.5, 0.0, 0.5, 0.75])
-    (found,) = contrasts.unit_differences({Unit(1, 1): arm}, {Unit(1, 1): other})
+    (found,) = contrasts.unit_differences({Unit(1, 1): arm[:, None]}, {Unit(1, 1): other[:, None]})
     assert found.problem_se == pytest.approx(stats.sem(arm - other))
+    assert np.isnan(found.sampling_se), "one sample a problem does not show its own noise"
+
+
+def test_the_sampling_standard_error_is_the_spread_of_evaluations_made_again():
+    rng = seeds.generator("sampling-se")
+    chance = rng.random((40, 1))
+    noise = rng.random((4000, 40, 5))
+    # The same noise for both: what one gets right the other does too, but for a margin.
+    arm, other = (noise < chance).astype(float), (noise < 0.8 * chance).astype(float)
+    spread = np.std((arm - other).mean(axis=(1, 2)), ddof=1)
+    found = [contrasts.sampling_se(a, b) for a, b in zip(arm[:500], other[:500], strict=True)]
+    assert np.sqrt(np.mean(np.square(found))) == pytest.approx(spread, rel=0.03)
+
+
+def test_unknown_samples_leave_the_sampling_standard_error_defined():
+    arm = np.array([[1.0, 0.0, np.nan], [1.0, np.nan, np.nan], [1.0, 1.0, 0.0]])
+    whole = np.array([[1.0, 0.0], [1.0, 1.0]])
+    assert np.isfinite(contrasts.sampling_se(arm, np.zeros((3, 3))))
+    assert contrasts.sampling_se(whole, np.zeros((2, 2))) == pytest.approx(
+        np.sqrt((0.5 / 2 + 0) / 4)
+    )
 
 
 def test_training_seeds_are_averaged_within_their_pretrained_model():

@@ -8,7 +8,7 @@ import pytest
 from fabricate import PROTOCOL, fabricate
 
 from controlarm.analysis.folder import FolderError, read_trial
-from controlarm.analysis.metrics import METRICS, mean
+from controlarm.analysis.metrics import METRICS, mean, per_problem
 from controlarm.protocol import ProtocolError
 
 START, CONTROLS = PROTOCOL.split("[[controls]]", 1)
@@ -60,21 +60,21 @@ def test_metrics_are_those_of_a_plain_loop_over_the_rows(whole):
         "greedy_code_share": np.mean([row["has_python"] for row in greedy]),
         "boxed_share": np.mean([row["boxed"] is not None for row in sampled]),
     }
-    found = {name: mean(metric(evaluation)) for name, metric in METRICS.items()}
+    found = {name: mean(per_problem(metric(evaluation))) for name, metric in METRICS.items()}
     assert found == pytest.approx(expected)
 
 
 def test_an_unknown_verdict_leaves_the_mean_and_is_not_wrong(folder):
     path = folder / RUN / "evaluations/step-000012.parquet"
     table = pq.read_table(path)
-    before = mean(METRICS["accuracy"](run_of(read_trial(folder)).evaluations[12]))
+    before = mean(per_problem(METRICS["accuracy"](run_of(read_trial(folder)).evaluations[12])))
     # Problem 0 wholly unknown, one sample of problem 1 unknown.
     strict = table["strict"].to_pylist()
     strict[:9] = ["unknown"] * 9
     strict[9 + 1] = "unknown"
     at = table.schema.get_field_index("strict")
     pq.write_table(table.set_column(at, "strict", pa.array(strict)), path)
-    values = METRICS["accuracy"](run_of(read_trial(folder)).evaluations[12])
+    values = per_problem(METRICS["accuracy"](run_of(read_trial(folder)).evaluations[12]))
     assert np.isnan(values[0])
     assert values[1] == np.mean([verdict == "right" for verdict in strict[9 + 2 : 18]])
     assert mean(values) == pytest.approx(np.nanmean(values))

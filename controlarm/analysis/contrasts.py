@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from scipy import optimize, stats
 
-from controlarm.analysis.metrics import PerProblem
+from controlarm.analysis.metrics import PerSample, per_problem
 from controlarm.protocol import Unit
 
 Outcome = Literal["superior", "inferior", "equivalent", "inconclusive"]
@@ -30,6 +30,8 @@ class UnitDifference(NamedTuple):
     other_value: float
     problem_se: float
     """Standard error of this difference over problems, paired by problem: how well one pair of checkpoints is measured."""
+    sampling_se: float
+    """The same over samples, the problems held fixed: what the spread over units cannot lie below but by luck. NaN with one sample a problem."""
 
     @property
     def difference(self) -> float:
@@ -94,18 +96,38 @@ def p_superior(e: Estimate) -> float:
 
 
 def unit_differences(
-    arm: Mapping[Unit, PerProblem], other: Mapping[Unit, PerProblem]
+    arm: Mapping[Unit, PerSample], other: Mapping[Unit, PerSample]
 ) -> list[UnitDifference]:
     """Pair by unit, and within it by problem: a problem counts where both have a value."""
     found = []
     for unit in sorted(arm.keys() & other.keys()):
-        both = ~(np.isnan(arm[unit]) | np.isnan(other[unit]))
+        a, b = per_problem(arm[unit]), per_problem(other[unit])
+        both = ~(np.isnan(a) | np.isnan(b))
         if not both.any():
             continue
-        a, b = arm[unit][both], other[unit][both]
+        a, b = a[both], b[both]
         se = float(np.std(a - b, ddof=1) / np.sqrt(len(a))) if len(a) > 1 else float("nan")
-        found.append(UnitDifference(unit, float(a.mean()), float(b.mean()), se))
+        noise = sampling_se(arm[unit][both], other[unit][both])
+        found.append(UnitDifference(unit, float(a.mean()), float(b.mean()), se, noise))
     return found
+
+
+def sampling_se(arm: PerSample, other: PerSample) -> float:
+    """Standard error of a difference of means over problems, of fixed problems and checkpoints: samples alone are drawn anew.
+
+    Sample k of both is drawn with the same noise, so the variance within a problem is that of the paired differences. Problems
+    where fewer than two pairs are known take the mean variance of the others.
+    """
+    pairs = arm - other
+    known = ~np.isnan(pairs)
+    count = known.sum(axis=1)
+    enough = count > 1
+    if not enough.any():
+        return float("nan")
+    pairs, known, count = pairs[enough], known[enough], count[enough]
+    centred = np.where(known, pairs - per_problem(pairs)[:, None], 0)
+    variances = np.square(centred).sum(axis=1) / (count - 1)
+    return float(np.sqrt(np.mean(variances / count) / len(arm)))
 
 
 def top_units(values: Mapping[Unit, float]) -> list[float]:
@@ -119,6 +141,11 @@ def top_units(values: Mapping[Unit, float]) -> list[float]:
     if len(by_model) == 1:
         return next(iter(by_model.values()))
     return [float(np.mean(members)) for members in by_model.values()]
+
+
+def over_units(values: Mapping[Unit, float]) -> Estimate:
+    """The estimate over top units."""
+    return estimate(top_units(values) if values else [])
 
 
 def family_claim(units: Sequence[Unit]) -> bool:

@@ -16,9 +16,9 @@ from controlarm.analysis import (
     strategies,
     wording,
 )
-from controlarm.analysis.contrasts import Adjusted, Estimate, UnitDifference
+from controlarm.analysis.contrasts import Adjusted, Estimate, UnitDifference, over_units
 from controlarm.analysis.folder import BASE, Completions, Trial, read_texts
-from controlarm.analysis.metrics import METRICS, PerProblem, mean
+from controlarm.analysis.metrics import METRICS, PerProblem, PerSample, mean, per_problem
 from controlarm.protocol import Unit
 
 CONTRAST_METRICS = (
@@ -44,12 +44,12 @@ def _interval(e: Estimate, level: float) -> tuple[float, float] | None:
     return None if e.note else contrasts.t_interval(e, level)
 
 
-def _over_units(values: Mapping[Unit, float]) -> Estimate:
-    return contrasts.estimate(contrasts.top_units(values) if values else [])
+def _per_sample(trial: Trial, case: Case, step: int, metric: str) -> dict[Unit, PerSample]:
+    return {unit: METRICS[metric](e) for unit, e in trial.cell(*case, step).items()}
 
 
 def _per_problem(trial: Trial, case: Case, step: int, metric: str) -> dict[Unit, PerProblem]:
-    return {unit: METRICS[metric](e) for unit, e in trial.cell(*case, step).items()}
+    return {unit: per_problem(v) for unit, v in _per_sample(trial, case, step, metric).items()}
 
 
 def cases(trial: Trial) -> Iterator[Case]:
@@ -80,10 +80,10 @@ def contrast_of(trial: Trial, case: Case, other: str, metric: str) -> Contrast:
     """An arm minus another (or the base) at the endpoint's step."""
     step = trial.protocol.endpoint.step
     differences = contrasts.unit_differences(
-        _per_problem(trial, case, step, metric),
-        _per_problem(trial, (case[0], case[1], other), step, metric),
+        _per_sample(trial, case, step, metric),
+        _per_sample(trial, (case[0], case[1], other), step, metric),
     )
-    return Contrast(differences, _over_units({d.unit: d.difference for d in differences}))
+    return Contrast(differences, over_units({d.unit: d.difference for d in differences}))
 
 
 class Endpoint(NamedTuple):
@@ -207,7 +207,7 @@ def curve_rows(trial: Trial) -> list[Row]:
         head = {"family": s.family, "recipe": s.recipe, "arm": s.arm, **_unit_row(run.unit)}
         if run.evaluations:
             for metric in EVALUATION_CURVES:
-                values = [mean(METRICS[metric](e)) for e in run.evaluations.values()]
+                values = [mean(per_problem(METRICS[metric](e))) for e in run.evaluations.values()]
                 rows.append({**head, "metric": metric, "steps": list(run.evaluations), "values": _short(values)})  # fmt: skip
         if len(run.journal["step"]):
             for metric in dynamics.TRAINING_CURVES:
@@ -273,11 +273,11 @@ def kitagawa_rows(trial: Trial) -> list[Row]:
                 effects[unit], gains[unit] = effect, second.accuracy - first.accuracy
         if not effects:
             continue
-        share = _over_units({u: e.share_effect for u, e in effects.items()})
-        accuracy = _over_units({u: e.accuracy_effect for u, e in effects.items()})
+        share = over_units({u: e.share_effect for u, e in effects.items()})
+        accuracy = over_units({u: e.accuracy_effect for u, e in effects.items()})
         rows.append({
             "family": case[0], "recipe": case[1], "arm": case[2], "step": step,
-            "gain": _over_units(gains).mean, "share_effect": share.mean, "accuracy_effect": accuracy.mean,
+            "gain": over_units(gains).mean, "share_effect": share.mean, "accuracy_effect": accuracy.mean,
             "interaction_free": True, "units": [_unit_row(u, gain=gains[u], **e._asdict()) for u, e in effects.items()],
             "share_effect_ci95": _interval(share, 0.95), "accuracy_effect_ci95": _interval(accuracy, 0.95),
         })  # fmt: skip
@@ -299,7 +299,7 @@ def format_rows(trial: Trial) -> list[Row]:
             for d in strict.differences
             if d.unit in lenient_by_unit
         }
-        part = _over_units({unit: a - b for unit, (a, b) in units.items()})
+        part = over_units({unit: a - b for unit, (a, b) in units.items()})
         rows.append({
             "family": case[0], "recipe": case[1], "arm": case[2], "step": trial.protocol.endpoint.step,
             "gain_strict": strict.estimate.mean, "gain_lenient": lenient.estimate.mean, "format_part": part.mean,
@@ -331,7 +331,7 @@ def decomposition_rows(trial: Trial) -> list[Row]:
                 parts[unit] = decomposition.three_parts(*map(float, grid[:, known].mean(axis=1)))
         for part in ("null", "elicitation", "reward_design", "total") if parts else ():
             by_unit = {unit: float(getattr(p, part)) for unit, p in parts.items()}
-            e = _over_units(by_unit)
+            e = over_units(by_unit)
             rows.append({
                 "family": family, "recipe": recipe, "part": part, "estimate": e.mean, "ci95": _interval(e, 0.95),
                 "units": [_unit_row(unit, value=value) for unit, value in by_unit.items()],
@@ -358,7 +358,7 @@ def _at_k(
     for (family, recipe, arm), step, parts, units in _boundary_cells(trial):
         values = [[measure(part, k) for k in ks] for part in parts]
         means = [
-            _over_units(dict(zip(units, column, strict=True))).mean
+            over_units(dict(zip(units, column, strict=True))).mean
             for column in zip(*values, strict=True)
         ]
         yield {"family": family, "recipe": recipe, "arm": arm, "step": step}, values, means
