@@ -13,7 +13,7 @@ import torch
 
 import controlarm.train
 from benchmarks.measured import LEARNING_RATE, SIZES, Clock, Size, num_problems, problems
-from controlarm import evaluation, protocol, trial
+from controlarm import evaluation, files, protocol, trial
 from controlarm.engines import lockstep
 
 ARMS = ("ground_truth", "random", "majority", "python", "format", "incorrect", "constant")
@@ -65,7 +65,7 @@ def plan(size: Size, precision: str, num_steps: int, folder: Path) -> lockstep.P
         )
         for p in some
     ]
-    sha256 = lockstep.write_table(folder / "problems.parquet", pa.Table.from_pylist(rows))
+    sha256 = files.write_table(folder / "problems.parquet", pa.Table.from_pylist(rows))
     return lockstep.Plan(
         folder, found, protocol.runs(found), [list(range(size.runs))], trial.PROMPT_LENGTH,
         trial.micro_batch(found, "grpo"), trial.has_compiler(), "cpu", sha256,

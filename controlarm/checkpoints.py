@@ -12,13 +12,13 @@ from safetensors.torch import save
 from torch import Tensor
 
 from controlarm import files
+from controlarm.files import DamagedFileError
 
 ENTRY = "controlarm"
 """The one metadata entry: SHA-256 of what follows it, then JSON of the facts and of the tensors' SHA-256."""
 
 
-class DamagedFileError(ValueError):
-    """A file of the run folder does not hold what was written to it; the message names it and the remedy."""
+REMEDY = "restore the file from a copy, or delete it and run the command that made it again"
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -56,12 +56,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise DamagedFileError(f"{path}: cannot be read as safetensors ({error})") from None
+        raise DamagedFileError(path, f"cannot be read as safetensors ({error})", REMEDY) from None
     sha256, _, text = metadata.get(ENTRY, "").partition(" ")
     said = json.loads(text) if sha256 == _text_sha256(text) else {}
     if said.get("sha256") != tensors_sha256(tensors):
-        raise DamagedFileError(
-            f"{path}: its content does not match its own SHA-256; a byte was changed after it was written. "
-            "Restore the file from a copy, or delete the folder it stands in to make it again"
-        )
+        raise DamagedFileError(path, files.CHANGED, REMEDY)
     return tensors, said["facts"]

@@ -3,6 +3,7 @@
 import io
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from controlarm import __version__
+from controlarm import __version__, files
 from controlarm import arms as arms_table
 from controlarm import costs as costing
 from controlarm import protocol as protocols
@@ -27,6 +28,7 @@ from controlarm import show as showing
 from controlarm.analysis import folder as folders
 from controlarm.analysis import summary
 from controlarm.analysis.folder import FolderError
+from controlarm.files import BusyError, DamagedFileError
 from controlarm.organisms import catalogue, corpus
 from controlarm.organisms import own as families_of_own
 from controlarm.organisms.corpus import Mixture
@@ -64,23 +66,51 @@ def _refuse(message: str) -> NoReturn:
 
 @contextmanager
 def _answering(*kinds: type[Exception], stopped: str = "stopped") -> Iterator[None]:
-    """A user's mistakes become one paragraph and exit code 2; Ctrl-C becomes one line and 130; the rest is a bug."""
+    """A user's mistakes become one paragraph and exit code 2; Ctrl-C and SIGTERM one line and 130, 143; the rest is a bug."""
     try:
-        yield
+        with _stoppable():
+            yield
     except BrokenPipeError:
         raise  # the reader of our output has left; click ends quietly
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         _refuse(f"{_where(error)}; check the path, then run the same command again")
     except OSError as error:
         _refuse(
             f"{_where(error)}; nothing already written is lost: make room or give write access, then "
             "run the same command again"
         )
-    except (ProtocolError, FolderError, *kinds) as error:
+    except (ProtocolError, FolderError, DamagedFileError, BusyError, *kinds) as error:
         _refuse(str(error))
-    except KeyboardInterrupt:
+    except _Stopped as error:
         Console(stderr=True).print(stopped, markup=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(128 + error.number) from None
+
+
+class _Stopped(KeyboardInterrupt):
+    """A signal said stop; everything is unwound before the process ends."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    def stop(number: int, _: object) -> None:
+        for each in signals:
+            signal.signal(
+                each, signal.SIG_IGN
+            )  # once is enough: what follows is short, and must not be cut
+        raise _Stopped(number)
+
+    signals = [s for s in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(s) != signal.SIG_IGN]
+    before = {each: signal.signal(each, stop) for each in signals}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            if signal.getsignal(each) == stop:
+                signal.signal(each, handler)
 
 
 def _where(error: OSError) -> str:
@@ -133,7 +163,7 @@ def run(
     with _answering(stopped=stopped):
         from controlarm import trial
 
-        with _answering(trial.DamagedFileError, trial.TrialError, stopped=stopped):
+        with _answering(trial.TrialError, stopped=stopped):
             began = time.monotonic()
             default = _default_device()
             if device == "cuda" and default != "cuda":
@@ -146,18 +176,19 @@ def run(
                     f"{prepared.folder / 'plan.json'}: the trial began on {prepared.plan['device']}, not {device}, and a "
                     f"trial stays on its device; leave --device out, or choose another --runs folder"
                 )
-            waiting = trial.unfinished(prepared)
-            count = min(workers or _usable_cores(), max(1, len(waiting)))
-            _introduce(prepared, waiting, count)
-            if waiting:
-                progress = Progress(
-                    protocol=prepared.protocol,
-                    specs=[RunSpec(**spec) for spec in prepared.plan["runs"]],
-                    shards=prepared.plan["shards"], waiting=waiting, workers=count,
-                )  # fmt: skip
-                with watching(progress, Console()) as show:
-                    trial.run(prepared, count, show)
-            page, found = trial.finish(prepared)
+            with files.locked(prepared.folder) as lock:
+                waiting = trial.unfinished(prepared)
+                count = min(workers or _usable_cores(), max(1, len(waiting)))
+                _introduce(prepared, waiting, count)
+                if waiting:
+                    progress = Progress(
+                        protocol=prepared.protocol,
+                        specs=[RunSpec(**spec) for spec in prepared.plan["runs"]],
+                        shards=prepared.plan["shards"], waiting=waiting, workers=count,
+                    )  # fmt: skip
+                    with watching(progress, Console()) as show:
+                        trial.run(prepared, waiting, count, show, lock)
+                page, found = trial.finish(prepared)
             _conclude(page, found)
             _say(f"it took {duration(time.monotonic() - began)}")
 
@@ -223,6 +254,8 @@ def _conclude(page: Path, found: Mapping[str, Any]) -> None:
         _say(f"failed: {failed['path']} at step {failed['step']}: {failed['reason']}")
     for damage in flow["damaged"]:
         _say(f"damaged, left out: {damage['file']}: {damage['what']}")
+    if flow["damaged"]:
+        _say(files.REMEDY)
     if not found["trial"]["complete"]:
         _say("[incomplete] the report says so on its first page")
     _say(f"report: {page}")
@@ -245,24 +278,21 @@ def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = N
         protocol = protocols.load(trial_file)
         from controlarm import trial
 
-        with _answering(trial.DamagedFileError):
-            problems = trial.check(protocol)
-            if problems:
-                _refuse(f"{trial_file}:\n" + "\n".join(f"  {problem}" for problem in problems))
-            digest = protocols.digest(protocol, trial.materials(protocol))
-            cost = costing.costs(protocol)
-            cores = min(workers or _usable_cores(), cost.num_shards)
-            eager = _why_eager(trial.compile_pays(protocol), trial.has_compiler())
-            _say(f"{protocol.trial.name}: {protocol.trial.question}")
-            for name, text in _expectations(protocol, cost, cores, eager).items():
-                _say(f"  {name:<12}{text}")
-            folder = runs / f"{protocol.trial.name}-{digest[:8]}"
-            _say(f"  {'digest':<12}{digest}")
-            _say(f"  {'folder':<12}{folder} ({'exists' if folder.exists() else 'new'})")
-            for sibling in _siblings(folder, protocol.trial.name, digest):
-                _say(
-                    f"  {'sibling':<12}{sibling}: same name, another digest; the report will name it"
-                )
+        problems = trial.check(protocol)
+        if problems:
+            _refuse(f"{trial_file}:\n" + "\n".join(f"  {problem}" for problem in problems))
+        digest = protocols.digest(protocol, trial.materials(protocol))
+        cost = costing.costs(protocol)
+        cores = min(workers or _usable_cores(), cost.num_shards)
+        eager = _why_eager(trial.compile_pays(protocol), trial.has_compiler())
+        _say(f"{protocol.trial.name}: {protocol.trial.question}")
+        for name, text in _expectations(protocol, cost, cores, eager).items():
+            _say(f"  {name:<12}{text}")
+        folder = runs / f"{protocol.trial.name}-{digest[:8]}"
+        _say(f"  {'digest':<12}{digest}")
+        _say(f"  {'folder':<12}{folder} ({'exists' if folder.exists() else 'new'})")
+        for sibling in _siblings(folder, protocol.trial.name, digest):
+            _say(f"  {'sibling':<12}{sibling}: same name, another digest; the report will name it")
 
 
 def _expectations(
@@ -321,15 +351,17 @@ def _siblings(folder: Path, name: str, digest: str) -> list[Path]:
 def report(folder: RunFolder) -> None:
     """Make the report of a run folder again.
 
-    Of a finished trial or one still running; needs no torch and no weights.
+    Of a trial that is finished, or that was stopped; needs no torch and no weights.
 
     Example: controlarm report runs/quick-1a2b3c4d
 
     Writes FOLDER/report.html and FOLDER/report.json.
     """
     with _answering():
-        found = summary.summarise(folder)
-        _conclude(pages.write(folder, found), found)
+        folders.read_plan(folder)  # a folder that is no trial's gets no lock
+        with files.locked(folder):
+            found = summary.summarise(folder)
+            _conclude(pages.write(folder, found), found)
 
 
 @app.command()
@@ -358,7 +390,9 @@ def show(
     """
     with _answering():
         plan = folders.read_plan(folder)
-        protocol = protocols.load(folder / "protocol.toml")
+        protocol, _, changed = folders.read_protocol(folder, plan)
+        if changed:
+            raise FolderError(f"{folder / changed.file}: {changed.what}; {files.REMEDY}")
         specs = [RunSpec(**spec) for spec in plan["runs"]]
         design = protocol.design
         bases = [] if training else [folders.BASE]

@@ -5,16 +5,14 @@ problems as every other arm. Answers are the strict ones (boxed), counted by the
 sample was wrong, the incorrect label is a number near the gold answer, and says so.
 """
 
-import io
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from controlarm import files, grading, seeds
 
@@ -120,29 +118,16 @@ def write(path: Path, rows: Sequence[Label]) -> None:
         OSError: when it cannot be written; it names the file, and what was there before stays.
     """
     table = pa.Table.from_pylist([asdict(row) for row in rows], schema=_SCHEMA)
-    buffer = io.BytesIO()
-    pq.write_table(table, buffer, write_page_checksum=True)
-    files.write_atomic(path, buffer.getvalue())
+    files.write_table(path, table)
 
 
 def read(path: Path) -> list[Label]:
     """Read what `write` wrote.
 
     Raises:
-        ValueError: when the file is damaged or holds something else; it names the file.
+        DamagedFileError: when the file does not hold labels, or not those that were written; it names the file.
     """
-    try:
-        table = pq.read_table(path, page_checksum_verification=True)
-    except FileNotFoundError:
-        raise
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(
-            f"{path}: not a readable parquet file: {error}; delete it to label again"
-        ) from None
-    missing = [column.name for column in fields(Label) if column.name not in table.column_names]
-    if missing:
-        raise ValueError(f"{path}: has no column {', '.join(missing)}; delete it to label again")
-    return [Label(**row) for row in table.select(_SCHEMA.names).to_pylist()]
+    return [Label(**row) for row in files.read_table(path, _SCHEMA.names).to_pylist()]
 
 
 def _answer(text: str) -> str | None:

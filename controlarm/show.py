@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from controlarm import files
 from controlarm.analysis.folder import BASE, FolderError
+from controlarm.files import DamagedFileError
 from controlarm.protocol import Protocol, RunSpec, Unit
 from controlarm.records import Problem
 
@@ -90,10 +90,9 @@ def read(path: Path, names: Sequence[str]) -> list[Row]:
         FolderError: when it is damaged.
     """
     try:
-        return pq.read_table(path, columns=list(names), page_checksum_verification=True).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise FolderError(f"{path}: cannot be read: {said}") from None
+        return files.read_table(path, names).to_pylist()
+    except DamagedFileError as error:
+        raise FolderError(str(error)) from None
 
 
 def problems(folder: Path) -> list[Problem]:

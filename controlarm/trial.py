@@ -1,7 +1,6 @@
 """Protocol → run folder: prepare it once, train what is missing, analyse, report. The same command continues."""
 
 import contextlib
-import fcntl
 import hashlib
 import importlib
 import json
@@ -16,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,9 +23,19 @@ import pyarrow as pa
 import torch
 
 from controlarm import __version__ as controlarm_version
-from controlarm import arms, checkpoints, detectors, files, grading, prompts, protocol
-from controlarm.checkpoints import DamagedFileError
+from controlarm import (
+    arms,
+    checkpoints,
+    detectors,
+    files,
+    grading,
+    journal,
+    labels,
+    prompts,
+    protocol,
+)
 from controlarm.engines import lockstep
+from controlarm.files import DamagedFileError
 from controlarm.organisms import released, tokenizer
 from controlarm.problems import arithmetic
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
@@ -186,6 +196,7 @@ def prepare(path: Path, root: Path, device: str) -> Prepared:
     Raises:
         ProtocolError: the trial file cannot be run; one line per problem.
         DamagedFileError: the folder's plan is not readable or is another trial's.
+        BusyError: another command works on the folder.
     """
     trial = protocol.load(path)
     problems = check(trial)
@@ -194,31 +205,41 @@ def prepare(path: Path, root: Path, device: str) -> Prepared:
     made_of = materials(trial)
     digest = protocol.digest(trial, made_of)
     folder = root / f"{trial.trial.name}-{digest[:8]}"
-    if (folder / "plan.json").exists():
+    with files.naming(folder):
+        files.make_folder(folder)
+    with files.locked(folder):
+        if not (folder / "plan.json").exists():
+            _begin(folder, trial, path.read_bytes(), made_of, device)
         return Prepared(folder, trial, read_plan(folder, digest))
+
+
+def _begin(
+    folder: Path, trial: Protocol, text: bytes, made_of: dict[str, str], device: str
+) -> None:
+    """Write what stands before the first step; the plan last, so that where it is, all is."""
+    if (folder / "labels").exists() or (folder / "shards").exists():
+        raise DamagedFileError(folder / "plan.json", "is missing, though the trial has begun")
     plan = make_plan(trial, made_of, has_compiler() and compile_pays(trial), device)
-    files.write_atomic(folder / "protocol.toml", path.read_bytes())
-    facts = json.dumps(environment(device), indent=1).encode()
-    files.write_atomic(folder / "environment.json", facts)
-    plan["problems_sha256"] = lockstep.write_table(
-        folder / "problems.parquet", _problem_table(trial)
-    )
-    files.write_atomic(folder / "plan.json", json.dumps(plan, indent=1).encode())
-    return Prepared(folder, trial, plan)
+    files.write_atomic(folder / "protocol.toml", text)
+    files.write_json(folder / "environment.json", environment(device))
+    problems = files.write_table(folder / "problems.parquet", _problem_table(trial))
+    hashes = {
+        "protocol_sha256": hashlib.sha256(text).hexdigest(),
+        "problems_sha256": problems,
+    }
+    files.write_json(folder / "plan.json", plan | hashes)
 
 
-def read_plan(folder: Path, digest: str | None = None) -> dict[str, Any]:
+def read_plan(folder: Path, digest: str) -> dict[str, Any]:
     """The plan of a run folder, checked against the digest of the protocol at hand."""
     path = folder / "plan.json"
-    try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
-        found = plan["digest"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(f"{path}: not a readable plan ({error})") from None
-    if digest is not None and found != digest:
+    plan = files.read_json(path)
+    found = plan["digest"]
+    if found != digest:
         raise DamagedFileError(
-            f"{path}: the folder holds a trial of digest {found[:16]}…, but the protocol at hand has {digest[:16]}…; "
-            "nothing is overwritten by a different protocol: choose another --runs folder"
+            path,
+            f"the folder holds a trial of digest {found[:16]}…, but the protocol at hand has {digest[:16]}…",
+            "nothing is overwritten by a different protocol: choose another --runs folder",
         )
     return plan
 
@@ -244,41 +265,29 @@ def engine_plan(prepared: Prepared, recipe: str) -> lockstep.Plan:
     )  # fmt: skip
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run folder for this process.
-
-    Raises:
-        TrialError: another command is running on it.
-    """
-    with (folder / ".lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrialError(
-                f"{folder}: another controlarm command is running on this folder; wait for it or stop it"
-            ) from None
-        yield
-
-
-def run(prepared: Prepared, workers: int, show: Callable[[dict[str, Any]], None]) -> None:
-    """Train every shard that is not finished, each on one of ``workers`` single-threaded processes.
+def run(
+    prepared: Prepared,
+    waiting: list[int],
+    workers: int,
+    show: Callable[[dict[str, Any]], None],
+    lock: Connection,
+) -> None:
+    """Train shards to their ends, each on one of ``workers`` single-threaded processes.
 
     Args:
         prepared: from ``prepare``.
+        waiting: from ``unfinished``.
         workers: processes at once; the result does not depend on how many.
         show: receives each progress report, for display.
+        lock: from ``files.locked``, of the trial's folder.
 
     Raises:
         TrialError: a worker stopped; the message is its reason. What was committed stays. Or this machine cannot
             continue what another began.
     """
-    with locked(prepared.folder):
-        waiting = unfinished(prepared)
-        if waiting:
-            _check_machine(prepared)
-            _note_machine(prepared)
-            _train(prepared, waiting, workers, show)
+    _check_machine(prepared)
+    _note_machine(prepared)
+    _train(prepared, waiting, workers, show, lock)
 
 
 def _check_machine(prepared: Prepared) -> None:
@@ -299,31 +308,65 @@ def _check_machine(prepared: Prepared) -> None:
 def _note_machine(prepared: Prepared) -> None:
     """Keep every environment that a trial ran in; two of them round differently, and the report says so."""
     path = prepared.folder / "environment.json"
-    try:
-        began = json.loads(path.read_text(encoding="utf-8"))
-        known = {began["fingerprint"], *(e["fingerprint"] for e in began.get("continued", []))}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DamagedFileError(
-            f"{path}: not a readable environment ({error}); restore it from a copy"
-        ) from None
+    began = files.read_json(path)
+    known = {began["fingerprint"], *(e["fingerprint"] for e in began.get("continued", []))}
     here = environment(prepared.plan["device"])
     if here["fingerprint"] not in known:
         began.setdefault("continued", []).append(here)
-        files.write_atomic(path, json.dumps(began, indent=1).encode())
+        files.write_json(path, began)
 
 
 def unfinished(prepared: Prepared) -> list[int]:
-    """Shards that have not reached their end, in order."""
-    found = []
-    for number in range(len(prepared.plan["shards"])):
-        path = prepared.folder / "shards" / f"{number:03d}.safetensors"
-        if not path.exists() or not checkpoints.read(path)[1]["finished"]:
-            found.append(number)
-    return found
+    """Shards that have not reached their end, in order; on the way every file that they and the report build on is read.
+
+    Raises:
+        DamagedFileError: for the first file that is not what was written.
+    """
+    folder, plan = prepared.folder, prepared.plan
+    toml, environment = folder / "protocol.toml", folder / "environment.json"
+    if (
+        not toml.exists()
+        or hashlib.sha256(toml.read_bytes()).hexdigest() != plan["protocol_sha256"]
+    ):
+        raise DamagedFileError(toml, "its content is not what plan.json says was written")
+    if not environment.exists():
+        raise DamagedFileError(environment, "is missing")
+    files.read_json(environment)
+    lockstep.read_problems(folder, plan["problems_sha256"])
+    for path in sorted((folder / "labels").glob("*.parquet")):
+        labels.read(path)
+    return [number for number in range(len(plan["shards"])) if not _finished(prepared, number)]
+
+
+def _finished(prepared: Prepared, number: int) -> bool:
+    """Whether a shard is at its end; what its runs had written when it was last committed is read."""
+    state = prepared.folder / "shards" / f"{number:03d}.safetensors"
+    if not state.exists():
+        return False
+    _, facts = checkpoints.read(state)
+    remedy = (
+        f"restore the file from a copy, or delete {state} to train the runs of that shard again"
+    )
+    for run, mark in zip(prepared.plan["shards"][number], facts["journals"], strict=True):
+        home = prepared.folder / RunSpec(**prepared.plan["runs"][run]).path
+        try:
+            journal.read(home / "steps.jsonl", journal.Mark(*mark))
+            for path in sorted(home.glob("*/step-*")):
+                if int(path.stem.removeprefix("step-")) <= facts["step"]:
+                    (checkpoints.read if path.suffix == ".safetensors" else files.check)(path)
+            if (home / "failed.json").exists():
+                files.read_json(home / "failed.json")
+        except DamagedFileError as error:
+            raise DamagedFileError(error.path, error.what, remedy) from None
+    return facts["finished"]
 
 
 def _train(
-    prepared: Prepared, waiting: list[int], workers: int, show: Callable[[dict[str, Any]], None]
+    prepared: Prepared,
+    waiting: list[int],
+    workers: int,
+    show: Callable[[dict[str, Any]], None],
+    lock: Connection,
 ) -> None:
     context = multiprocessing.get_context("spawn")
     tasks, reports = context.Queue(), context.Queue()
@@ -332,23 +375,39 @@ def _train(
         tasks.put(number)
     for _ in range(workers):
         tasks.put(None)
-    with _single_threaded():
-        processes = [
-            context.Process(target=_work, args=(prepared, tasks, reports, os.getpid()), daemon=True)
-            for _ in range(workers)
-        ]
-        with _interrupt_delayed():
+    arguments = (prepared, tasks, reports, os.getpid(), lock)
+    processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
+    try:
+        with _single_threaded(), _signals_delayed():
             for process in processes:
                 process.start()
-    try:
         _listen(prepared, processes, reports, len(waiting), show)
         for process in processes:
             process.join(timeout=10)
     finally:
         for process in processes:
-            process.terminate()
+            if process.is_alive() and process.pid:
+                os.kill(process.pid, signal.SIGSTOP)  # it starts nothing more
+                _kill_descendants(process.pid)
+                process.kill()
         for process in processes:
-            process.join()
+            if process.pid:
+                process.join()
+
+
+def _kill_descendants(ancestor: int) -> None:
+    """End what a process started, and what that started: compilers, for instance. Where there is no /proc they end by themselves."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found = [ancestor]
+    for process in found:
+        found += children.get(process, [])
+    for process in found[1:]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def _listen(
@@ -359,7 +418,8 @@ def _listen(
     show: Callable[[dict[str, Any]], None],
 ) -> None:
     done = 0
-    with (prepared.folder / "times.jsonl").open("a", encoding="utf-8") as times:
+    path = prepared.folder / "times.jsonl"
+    with path.open("ab", buffering=0) as times:
         while done < num_shards:
             try:
                 report = reports.get(timeout=1.0)
@@ -375,8 +435,8 @@ def _listen(
                 raise TrialError(report["reason"])
             done += report["stage"] == "finished"
             kept = {k: v for k, v in report.items() if k != "runs"} | {"time": time.time()}
-            times.write(json.dumps(kept) + "\n")
-            times.flush()
+            with files.naming(path):
+                times.write(json.dumps(kept).encode() + b"\n")
             show(report)
 
 
@@ -397,18 +457,22 @@ def _single_threaded() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _interrupt_delayed() -> Iterator[None]:
-    """Processes started here never see Ctrl-C: their parent ends them. Their mask of signals is inherited."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+def _signals_delayed() -> Iterator[None]:
+    """No process is left half-started. The mask is inherited: those started here never see Ctrl-C, their parent ends them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT, signal.SIGTERM])
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int) -> None:  # noqa: ANN401  queues
-    """A worker process: shard after shard until there are none, or until its parent is gone."""
+def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int, lock: Connection) -> None:  # noqa: ANN401  queues
+    """A worker process: shard after shard until there are none, or until its parent is gone.
+
+    It holds the folder's lock as long as it lives, so that nobody trains beside the workers of a killed command.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     while (number := tasks.get()) is not None:
         first = prepared.plan["shards"][number][0]
@@ -455,6 +519,7 @@ def explain(error: Exception) -> str:
 def _end_with_parent(parent: int) -> None:
     while os.getppid() == parent:
         time.sleep(0.2)
+    _kill_descendants(os.getpid())
     os._exit(1)
 
 

@@ -7,7 +7,6 @@ runs of a unit, so contrasts are paired as in a real trial. Checkpoints and shar
 """
 
 import hashlib
-import json
 import math
 import sys
 from collections.abc import Mapping
@@ -17,10 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from controlarm import files, journal, seeds
 from controlarm import protocol as protocols
-from controlarm import seeds
 from controlarm.organisms import tokenizer
 from controlarm.organisms.corpus import solution
 from controlarm.problems.arithmetic import Sum, draw_sums, to_problem
@@ -319,8 +317,7 @@ EVALUATIONS = pa.schema([
 
 def write(path: Path, rows: list[dict[str, Any]], schema: pa.Schema | None = None) -> None:
     """A parquet file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), path, write_page_checksum=True)
+    files.write_table(path, pa.Table.from_pylist(rows, schema=schema))
 
 
 def distinct(split: Any, count: int) -> list[Sum]:
@@ -376,10 +373,10 @@ def fabricate_run(
             for row, advantage in zip(group, centred, strict=True):
                 row["advantage"] = float(advantage)
             rows += group
-        lines.append(json.dumps(journal_line(step, rows, plan, spec.recipe)))
+        lines.append(journal.line(journal_line(step, rows, plan, spec.recipe)))
         if step in (1, num_steps) or step % plan.logging.rollouts_every == 0:
             write(home / "rollouts" / f"step-{step:06d}.parquet", rows, ROLLOUTS)
-    (home / "steps.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (home / "steps.jsonl").write_bytes(b"".join(lines))
 
 
 def fabricate(
@@ -399,11 +396,12 @@ def fabricate(
         "digest": protocols.digest(plan, materials), "trial": plan.trial.name, "materials": materials,
         "runs": [spec._asdict() for spec in runs], "shards": [list(range(len(runs)))],
         "prompt_length": 18, "compiled": False, "workers": 1,
+        "protocol_sha256": hashlib.sha256(protocol_text.encode()).hexdigest(),
     }  # fmt: skip
-    (folder / "plan.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+    files.write_json(folder / "plan.json", content)
     environment = {"python": "3.11.0", "libraries": {"torch": "2.9.0"}, "processor": "fabricated",
                    "threads": 1, "fingerprint": "0" * 64}  # fmt: skip
-    (folder / "environment.json").write_text(json.dumps(environment, indent=1), encoding="utf-8")
+    files.write_json(folder / "environment.json", environment)
     sums = {"training": distinct("training", plan.design.num_problems),
             "held_out": distinct("held_out", plan.evaluation.num_problems)}  # fmt: skip
     write(folder / "problems.parquet", [

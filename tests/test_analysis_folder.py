@@ -9,6 +9,7 @@ from fabricate import PROTOCOL, fabricate
 
 from controlarm.analysis.folder import FolderError, read_trial
 from controlarm.analysis.metrics import METRICS, mean, per_problem
+from controlarm.files import sealed_line, write_json, write_table
 from controlarm.protocol import ProtocolError
 
 START, CONTROLS = PROTOCOL.split("[[controls]]", 1)
@@ -73,7 +74,7 @@ def test_an_unknown_verdict_leaves_the_mean_and_is_not_wrong(folder):
     strict[:9] = ["unknown"] * 9
     strict[9 + 1] = "unknown"
     at = table.schema.get_field_index("strict")
-    pq.write_table(table.set_column(at, "strict", pa.array(strict)), path)
+    write_table(path, table.set_column(at, "strict", pa.array(strict)))
     values = per_problem(METRICS["accuracy"](run_of(read_trial(folder)).evaluations[12]))
     assert np.isnan(values[0])
     assert values[1] == np.mean([verdict == "right" for verdict in strict[9 + 2 : 18]])
@@ -96,9 +97,9 @@ def test_a_truncated_journal_line_is_named_and_left_out(folder):
 @pytest.mark.parametrize(
     ("line", "what"),
     [
-        (b"\xff\xfe", "not JSON"),
-        (b"[1]", "not a JSON object"),
-        (b'{"step": 3}', "has no"),
+        (b"\xff\xfe", "not what was written"),
+        (b"[1]", "not what was written"),
+        (sealed_line({"step": 3}), "has no"),
         (None, "repeated"),
         ("reward", "not a number"),
     ],
@@ -109,7 +110,7 @@ def test_a_bad_line_in_the_middle_costs_that_line_only(folder, line, what):
     if line is None:
         line = lines[1]
     elif line == "reward":
-        line = json.dumps({**json.loads(lines[2]), "reward": "much"}).encode()
+        line = sealed_line({**json.loads(lines[2]), "reward": "much"})
     lines[2] = line
     path.write_bytes(b"\n".join(lines) + b"\n")
     trial = read_trial(folder)
@@ -133,16 +134,16 @@ def test_a_damaged_evaluation_is_named_and_left_out(folder, harm):
     elif harm == "empty":
         path.write_bytes(b"")
     elif harm == "rows":
-        pq.write_table(table.slice(0, 100), path)
+        write_table(path, table.slice(0, 100))
     elif harm == "column":
-        pq.write_table(table.drop_columns(["strict"]), path)
+        write_table(path, table.drop_columns(["strict"]))
     elif harm == "metadata":
-        pq.write_table(table.replace_schema_metadata({}), path)
+        write_table(path, table.replace_schema_metadata({}))
     elif harm == "verdict":
         at = table.schema.get_field_index("strict")
-        pq.write_table(table.set_column(at, "strict", pa.array(["maybe"] * table.num_rows)), path)
+        write_table(path, table.set_column(at, "strict", pa.array(["maybe"] * table.num_rows)))
     elif harm == "order":
-        pq.write_table(table.take(list(range(table.num_rows))[::-1]), path)
+        write_table(path, table.take(list(range(table.num_rows))[::-1]))
     trial = read_trial(folder)
     (damage,) = trial.damaged
     assert damage.file == f"{RUN}/evaluations/step-000012.parquet"
@@ -155,7 +156,7 @@ def test_evaluations_of_other_problems_are_refused(folder):
     path = folder / "problems.parquet"
     table = pq.read_table(path)
     ids = [f"{i}!" for i in table["id"].to_pylist()]
-    pq.write_table(table.set_column(table.schema.get_field_index("id"), "id", pa.array(ids)), path)
+    write_table(path, table.set_column(table.schema.get_field_index("id"), "id", pa.array(ids)))
     trial = read_trial(folder)
     assert not any(run.evaluations for run in trial.runs)
     assert "held-out problems of problems.parquet" in trial.damaged[0].what
@@ -164,7 +165,7 @@ def test_evaluations_of_other_problems_are_refused(folder):
 def test_missing_and_failed_runs_are_states_not_errors(folder):
     shutil.rmtree(folder / RUN)
     other = "coder/majority/grpo-p2-s2"
-    (folder / other / "failed.json").write_text('{"step": 5, "reason": "3 rewards failed"}')
+    write_json(folder / other / "failed.json", {"step": 5, "reason": "3 rewards failed"})
     third = "coder/python/grpo-p1-s1"
     (folder / third / "failed.json").write_text("{")
     trial = read_trial(folder)
@@ -200,8 +201,7 @@ def test_without_plan_or_protocol_there_is_no_trial_and_the_message_names_the_fi
     (folder / "protocol.toml").unlink()
     with pytest.raises(ProtocolError, match=r"protocol\.toml"):
         read_trial(folder)
-    (folder / "plan.json").write_text(
-        '{"digest": "x", "trial": "y", "materials": {}, "runs": [{}]}'
-    )
+    plan = {"digest": "x", "trial": "y", "materials": {}, "runs": [{}]}
+    write_json(folder / "plan.json", plan)
     with pytest.raises(FolderError, match=r"plan\.json: cannot be read as a plan"):
         read_trial(folder)

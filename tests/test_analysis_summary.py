@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from fabricate import BASES, EFFECTS, PROTOCOL, TRUNCATED, fabricate
 
-from controlarm import protocol
+from controlarm import files, protocol
 from controlarm.analysis.boundary import pass_at_k
 from controlarm.analysis.summary import summarise
 
@@ -50,7 +51,7 @@ def small(folder, tmp_path):
     """A folder of another protocol, its runs copied from the fabricated ones of the same pretraining seed."""
 
     def make(text=CODER, name="fabricated-0"):
-        path, plan = tmp_path / name, json.loads((folder / "plan.json").read_text())
+        path, plan = tmp_path / name, files.read_json(folder / "plan.json")
         shutil.copytree(folder / "labels", path / "labels")
         for file in ("environment.json", "problems.parquet"):
             shutil.copy(folder / file, path)
@@ -61,7 +62,8 @@ def small(folder, tmp_path):
             shutil.copytree(folder / spec._replace(recipe="grpo", seed=seed).path, path / spec.path)
         plan["digest"] = protocol.digest(trial, plan["materials"])
         plan["runs"] = [spec._asdict() for spec in protocol.runs(trial)]
-        (path / "plan.json").write_text(json.dumps(plan))
+        plan["protocol_sha256"] = hashlib.sha256(text.encode()).hexdigest()
+        files.write_json(path / "plan.json", plan)
         return path
 
     return make
@@ -332,9 +334,8 @@ def test_unknown_verdicts_are_counted(small):
     file = path / "coder/random/grpo-p1-s1/evaluations/step-000012.parquet"
     table = pq.read_table(file)
     strict = ["unknown"] * 5 + table["strict"].to_pylist()[5:]
-    pq.write_table(
-        table.set_column(table.schema.get_field_index("strict"), "strict", pa.array(strict)), file
-    )
+    changed = table.set_column(table.schema.get_field_index("strict"), "strict", pa.array(strict))
+    files.write_table(file, changed)
     report = summarise(path)
     assert report["flow"]["unscored"] == 5
     assert any("gave up on 5 held-out completions" in note for note in report["notes"])
@@ -364,9 +365,9 @@ def test_analysis_imports_no_torch():
 def test_a_trial_that_another_machine_continued_says_so(small):
     path = small()
     file = path / "environment.json"
-    began = json.loads(file.read_text())
+    began = files.read_json(file)
     assert not any(
         "another" in note or "other environment" in note for note in summarise(path)["notes"]
     )
-    file.write_text(json.dumps(began | {"continued": [began | {"processor": "another"}]}))
+    files.write_json(file, began | {"continued": [began | {"processor": "another"}]})
     assert any("other environment continued" in note for note in summarise(path)["notes"])

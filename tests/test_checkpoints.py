@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from controlarm import checkpoints, files
-from controlarm.checkpoints import DamagedFileError
+from controlarm.files import DamagedFileError
 
 TENSORS = {
     "weights.0.q": torch.arange(6.0).view(2, 3),

@@ -2,12 +2,13 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlarm.checkpoints import DamagedFileError
+from controlarm.files import DamagedFileError, intact
 from controlarm.journal import Journal, Mark, line
 
 VALUES = st.dictionaries(
@@ -21,6 +22,7 @@ VALUES = st.dictionaries(
 def test_a_line_is_json_that_any_reader_takes_and_holds_no_number_that_is_none(values):
     text = line(values)
     assert text.endswith(b"\n") and text.count(b"\n") == 1
+    assert intact(Path("steps.jsonl"), text[:-1])
 
     def refuse(name):
         raise AssertionError(f"{name} is not JSON")
@@ -34,7 +36,7 @@ def test_a_line_is_json_that_any_reader_takes_and_holds_no_number_that_is_none(v
 def test_lines_can_be_read_while_the_journal_is_open(tmp_path):
     journal = Journal(tmp_path / "a" / "steps.jsonl")
     journal.append({"step": 1})
-    assert (tmp_path / "a" / "steps.jsonl").read_bytes() == b'{"step": 1}\n'
+    assert (tmp_path / "a" / "steps.jsonl").read_bytes() == line({"step": 1})
     journal.close()
 
 

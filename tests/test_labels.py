@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlarm import labels
+from controlarm import files, labels
+from controlarm.files import DamagedFileError
 from controlarm.grading import grade, normalise, same
 from controlarm.labels import Label, label, majority_is_wrong, one_shot_problem
 
@@ -174,22 +175,16 @@ def test_a_damaged_file_is_an_error_that_names_it(tmp_path):
     whole = path.read_bytes()
     for damaged in (whole[:-20], whole[: len(whole) // 2], b"", b"PAR1" + b"x" * 50 + b"PAR1"):
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"labels\.parquet: not a readable parquet file"):
+        with pytest.raises(DamagedFileError, match=r"labels\.parquet: a byte was changed"):
             labels.read(path)
-    where = whole.index(b"p|1")
-    path.write_bytes(whole[:where] + b"z" + whole[where + 1 :])
-    with pytest.raises(ValueError, match=r"labels\.parquet: not a readable parquet file"):
-        labels.read(path)
     with pytest.raises(FileNotFoundError):
         labels.read(tmp_path / "absent.parquet")
 
 
 def test_a_file_of_something_else_is_an_error_that_names_the_column(tmp_path):
     path = tmp_path / "labels.parquet"
-    labels.pq.write_table(labels.pa.table({"problem_id": ["p"]}), path)
-    with pytest.raises(
-        ValueError, match=r"labels\.parquet: has no column majority, majority_share"
-    ):
+    files.write_table(path, labels.pa.table({"problem_id": ["p"]}))
+    with pytest.raises(DamagedFileError, match=r"labels\.parquet: has no column 'majority'"):
         labels.read(path)
 
 

@@ -41,7 +41,8 @@ def finished(place) -> Small:
 
 
 def journal(folder):
-    return [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (folder / "steps.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seal"} for line in lines]
 
 
 def rollouts(folder, step):

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from small_trial import Small, prepare, protocol_text
 
-from controlarm import seeds, trial
-from controlarm.checkpoints import DamagedFileError
+from controlarm import files, seeds, trial
 from controlarm.engines import lockstep
+from controlarm.files import BusyError, DamagedFileError
 from controlarm.organisms import catalogue
 
 ROOT = Path(__file__).parent.parent
@@ -27,14 +27,15 @@ TWO_SHARDS = protocol_text(
 COMMAND = """
 import sys
 from pathlib import Path
-from controlarm import trial
+from controlarm import files, trial
 
 def show(report):
     print(report["stage"], report.get("step"), flush=True)
 
 if __name__ == "__main__":
     prepared = trial.prepare(Path("trial.toml"), Path(sys.argv[1]), "cpu")
-    trial.run(prepared, int(sys.argv[2]), show)
+    with files.locked(prepared.folder) as lock:
+        trial.run(prepared, trial.unfinished(prepared), int(sys.argv[2]), show, lock)
     print("done", flush=True)
 """
 
@@ -185,10 +186,10 @@ def test_a_second_command_on_the_same_folder_is_refused(place):
     prepared = trial.prepare(Path("trial.toml"), Path("locked"), "cpu")
     before = contents(prepared.folder)
     with (
-        trial.locked(prepared.folder),
-        pytest.raises(trial.TrialError, match="another controlarm command is running"),
+        files.locked(prepared.folder),
+        pytest.raises(BusyError, match="another controlarm command"),
     ):
-        trial.run(prepared, 1, lambda report: None)
+        trial.prepare(Path("trial.toml"), Path("locked"), "cpu")
     assert contents(prepared.folder) == before
 
 
@@ -248,6 +249,6 @@ def test_a_flipped_byte_in_an_organism_is_an_error_that_names_the_file(whole, pl
 def test_a_plan_of_another_digest_is_refused(place):
     prepared = trial.prepare(Path("trial.toml"), Path("foreign"), "cpu")
     path = prepared.folder / "plan.json"
-    path.write_text(path.read_text().replace(prepared.plan["digest"], "0" * 64))
+    files.write_json(path, prepared.plan | {"digest": "0" * 64})
     with pytest.raises(DamagedFileError, match=r"plan\.json.*another --runs folder"):
         trial.prepare(Path("trial.toml"), Path("foreign"), "cpu")

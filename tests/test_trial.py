@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from controlarm import protocol, trial
-from controlarm.checkpoints import DamagedFileError
 from controlarm.engines import lockstep
+from controlarm.files import DamagedFileError, locked, read_json
 from controlarm.organisms import catalogue, corpus
 from controlarm.organisms.pretrain import Pretraining
 
@@ -71,13 +71,14 @@ def test_more_problems_than_there_are_is_refused(tmp_path):
 def test_a_machine_that_continues_anothers_trial_is_kept_once(tmp_path, monkeypatch):
     prepared = trial.prepare(written(tmp_path), tmp_path / "runs", "cpu")
     monkeypatch.setattr(trial, "_train", lambda *_: None)
-    trial.run(prepared, 1, lambda _: None)
     path = prepared.folder / "environment.json"
-    assert "continued" not in json.loads(path.read_text())
-    monkeypatch.setattr(trial, "_processor", lambda: "another processor")
-    for _ in range(2):
-        trial.run(prepared, 1, lambda _: None)
-    (other,) = json.loads(path.read_text())["continued"]
+    with locked(prepared.folder) as lock:
+        trial.run(prepared, [0], 1, lambda _: None, lock)
+        assert "continued" not in read_json(path)
+        monkeypatch.setattr(trial, "_processor", lambda: "another processor")
+        for _ in range(2):
+            trial.run(prepared, [0], 1, lambda _: None, lock)
+    (other,) = read_json(path)["continued"]
     assert other["processor"] == "another processor"
 
 

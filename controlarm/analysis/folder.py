@@ -4,18 +4,20 @@ Only ``protocol.toml`` and ``plan.json`` are indispensable; any other damage is 
 numbers that would have come from there are missing from the report, not zero.
 """
 
+import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int8
 
+from controlarm import files
 from controlarm import protocol as protocols
+from controlarm.files import DamagedFileError
 from controlarm.protocol import Protocol, RunSpec, Unit
 from controlarm.records import Problem, Verdict
 
@@ -134,12 +136,10 @@ def _columns(path: Path, names: Sequence[str]) -> pa.Table:
         ValueError: with one line saying what is wrong, whatever is.
     """
     try:
-        with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            missing = [name for name in names if name not in file.schema_arrow.names]
-            if missing:
-                raise ValueError(f"has no column {missing[0]!r}")
-            return file.read(columns=list(names), use_threads=False)
-    except (OSError, pa.ArrowException, ValueError) as error:
+        return files.read_table(path, names)
+    except DamagedFileError as error:
+        raise ValueError(_first_line(ValueError(error.what))) from None
+    except OSError as error:
         raise ValueError(_first_line(error)) from None
 
 
@@ -227,14 +227,11 @@ def read_texts(path: Path, problem_ids: Sequence[str]) -> Iterator[dict[str, Any
     yield from (row for row in first if row["problem_id"] in wanted)
 
 
-def _line(raw: bytes, num_steps: int, after: float) -> dict[str, float]:
+def _line(path: Path, raw: bytes, num_steps: int, after: float) -> dict[str, float]:
     """One line of the journal; null becomes NaN."""
-    try:
-        content = json.loads(raw)
-    except ValueError:
-        raise ValueError("is not JSON (truncated?)") from None
-    if not isinstance(content, dict):
-        raise ValueError("is not a JSON object")
+    if not files.intact(path, raw):
+        raise ValueError("is not what was written")
+    content = json.loads(raw)
     values = {}
     for name in JOURNAL:
         if name not in content:
@@ -253,11 +250,16 @@ def read_journal(path: Path, num_steps: int) -> tuple[dict[str, np.ndarray], lis
     """All good lines of a ``steps.jsonl`` as columns, and what is wrong with the others."""
     rows: list[dict[str, float]] = []
     wrong: dict[str, list[int]] = {}
-    for number, raw in enumerate(path.read_bytes().splitlines(), start=1):
+    *whole, rest = path.read_bytes().split(b"\n")
+    for number, raw in enumerate(whole, start=1):
         try:
-            rows.append(_line(raw, num_steps, rows[-1]["step"] if rows else 0))
+            rows.append(_line(path, raw, num_steps, rows[-1]["step"] if rows else 0))
+            if rows[-1]["step"] > number and "lines before it are missing" not in wrong:
+                wrong["lines before it are missing"] = [number]
         except ValueError as error:
             wrong.setdefault(str(error), []).append(number)
+    if rest:
+        wrong["is cut"] = [len(whole) + 1]
     columns = {name: np.array([row[name] for row in rows], dtype=float) for name in JOURNAL}
     complaints = [
         f"line {lines[0]}{f' and {len(lines) - 1} more' if len(lines) > 1 else ''}: {what}"
@@ -269,7 +271,7 @@ def read_journal(path: Path, num_steps: int) -> tuple[dict[str, np.ndarray], lis
 def _read_run(
     folder: Path, spec: RunSpec, protocol: Protocol, held_out: Sequence[str] | None
 ) -> tuple[Run, list[Damage]]:
-    home, damaged = folder / spec.path, []
+    home, damaged, complaints = folder / spec.path, [], []
     journal = {name: np.array([], dtype=float) for name in JOURNAL}
     steps = home / "steps.jsonl"
     if steps.exists():
@@ -289,16 +291,17 @@ def _read_run(
             )
         except ValueError as error:
             damaged.append(Damage(f"{spec.path}/evaluations/{file.name}", str(error)))
+    lines = journal["step"]
+    if evaluations and not complaints and max(evaluations) > (lines[-1] if len(lines) else 0):
+        what = f"has no line of step {max(evaluations)}, of which there is an evaluation"
+        damaged.append(Damage(f"{spec.path}/steps.jsonl", what))
     failure = None
     if (home / "failed.json").exists():
         try:
-            failure = json.loads((home / "failed.json").read_bytes())
-            failure = {"step": failure["step"], "reason": str(failure["reason"])}
-        except (OSError, ValueError, KeyError, TypeError):
-            failure = {"step": None, "reason": "unknown: failed.json cannot be read"}
-            damaged.append(
-                Damage(f"{spec.path}/failed.json", "is not an object with step and reason")
-            )
+            failure = files.read_json(home / "failed.json")
+        except (OSError, DamagedFileError):
+            failure = {"step": None, "reason": "unknown: failed.json is not what was written"}
+            damaged.append(Damage(f"{spec.path}/failed.json", files.CHANGED))
     last = protocol.design.num_steps
     done = bool(np.any(journal["step"] == last)) and last in evaluations
     state = "failed" if failure else "finished" if done else "unfinished"
@@ -314,7 +317,7 @@ def read_plan(folder: Path) -> dict[str, Any]:
     """
     path = folder / "plan.json"
     try:
-        plan = json.loads(path.read_bytes())
+        plan = files.read_json(path)
         plan["runs"] = [RunSpec(**run)._asdict() for run in plan["runs"]]
         if not all(isinstance(plan[key], str) for key in ("digest", "trial")):
             raise ValueError("digest and trial must be strings")
@@ -323,11 +326,30 @@ def read_plan(folder: Path) -> dict[str, Any]:
         raise FolderError(
             f"{path}: there is no such file; name a run folder (runs/<trial>-<digest>)"
         ) from None
+    except DamagedFileError as error:
+        raise FolderError(str(error)) from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FolderError(
-            f"{path}: cannot be read as a plan ({_first_line(error)}); restore it, or run the trial again"
+            f"{path}: cannot be read as a plan ({_first_line(error)}); {files.REMEDY}"
         ) from None
     return plan
+
+
+def read_protocol(folder: Path, plan: Mapping[str, Any]) -> tuple[Protocol, str, Damage | None]:
+    """``protocol.toml``, its text, and what tells that it is not the plan's.
+
+    Raises:
+        ProtocolError: when it is unreadable.
+    """
+    path = folder / "protocol.toml"
+    protocol = protocols.load(path)
+    text = path.read_bytes()
+    same = hashlib.sha256(text).hexdigest() == plan.get("protocol_sha256")
+    same = same or files.UNSEALED in path.parts
+    if same and protocols.digest(protocol, plan["materials"]) == plan["digest"]:
+        return protocol, text.decode(), None
+    what = "is not the plan's: it was changed after the trial started, or another version wrote it"
+    return protocol, text.decode(), Damage(path.name, what)
 
 
 def _read_problems(folder: Path) -> dict[str, list[Problem]]:
@@ -352,16 +374,15 @@ def read_trial(folder: Path) -> Trial:
         ProtocolError: when ``protocol.toml`` is unreadable.
     """
     plan = read_plan(folder)
-    protocol = protocols.load(folder / "protocol.toml")
-    damaged: list[Damage] = []
-    if protocols.digest(protocol, plan["materials"]) != plan["digest"]:
-        what = "its digest is not the plan's: it was changed after the trial started, or another version wrote it"
-        damaged.append(Damage("protocol.toml", what))
+    protocol, protocol_toml, changed = read_protocol(folder, plan)
+    damaged = [changed] if changed else []
     environment: dict[str, Any] = {}
     try:
-        environment = dict(json.loads((folder / "environment.json").read_bytes()))
-    except (OSError, ValueError, TypeError) as error:
+        environment = files.read_json(folder / "environment.json")
+    except OSError as error:
         damaged.append(Damage("environment.json", _first_line(error)))
+    except DamagedFileError as error:
+        damaged.append(Damage("environment.json", error.what))
     problems: dict[str, list[Problem]] = {"training": [], "held_out": []}
     held_out = None
     try:
@@ -382,6 +403,6 @@ def read_trial(folder: Path) -> Trial:
         runs.append(run)
         damaged += wrong
     return Trial(
-        path=folder, protocol=protocol, protocol_toml=(folder / "protocol.toml").read_text("utf-8"),
+        path=folder, protocol=protocol, protocol_toml=protocol_toml,
         plan=plan, environment=environment, problems=problems, labels=labels, runs=runs, damaged=damaged,
     )  # fmt: skip

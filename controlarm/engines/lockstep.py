@@ -7,7 +7,6 @@ Killed at any instant, it therefore goes on to the same bytes.
 import contextlib
 import functools
 import hashlib
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,8 +19,8 @@ import pyarrow.parquet as pq
 import torch
 
 from controlarm import arms, checkpoints, evaluation, files, labels, rollouts, seeds
-from controlarm.checkpoints import DamagedFileError
 from controlarm.evaluation import GREEDY, Grid, Row
+from controlarm.files import DamagedFileError
 from controlarm.journal import Journal, Mark
 from controlarm.labels import Label
 from controlarm.organisms import released, tokenizer
@@ -144,25 +143,13 @@ def read_problems(folder: Path, sha256: str) -> dict[str, list[Problem]]:
         DamagedFileError: when the file's hash is not the plan's.
     """
     path = folder / "problems.parquet"
-    content = path.read_bytes()
+    content = path.read_bytes() if path.exists() else b""
     if hashlib.sha256(content).hexdigest() != sha256:
-        raise DamagedFileError(
-            f"{path}: its content is not what plan.json says was written; restore the file from a copy, or delete the "
-            "trial's folder to start over"
-        )
+        raise DamagedFileError(path, "its content is not what plan.json says was written")
     found: dict[str, list[Problem]] = {"training": [], "held_out": []}
     for row in pq.read_table(pa.BufferReader(content)).to_pylist():
         found[row["split"]].append(Problem(id=row["id"], text=row["text"], answer=row["answer"]))
     return found
-
-
-def write_table(path: Path, table: pa.Table) -> str:
-    """A parquet file, whole or not at all, with a checksum on every page; returns its SHA-256."""
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    content = sink.getvalue().to_pybytes()
-    files.write_atomic(path, content)
-    return hashlib.sha256(content).hexdigest()
 
 
 def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: Report) -> Shard:
@@ -352,7 +339,9 @@ def _record(
         }  # fmt: skip
         if keeps:
             path = shard.folder(run) / "rollouts" / f"step-{step.step:06d}.parquet"
-            write_table(path, rollouts.table(made, step.completions, run, rewards, advantages))
+            files.write_table(
+                path, rollouts.table(made, step.completions, run, rewards, advantages)
+            )
         journal.append(line)
         lines.append(line)
     return lines
@@ -361,8 +350,7 @@ def _record(
 def _note_failure(shard: Shard, state: State, run: int) -> None:
     path = shard.folder(run) / "failed.json"
     if not path.exists():
-        failure = {"step": state.step, "reason": state.failures[run]}
-        files.write_atomic(path, json.dumps(failure).encode())
+        files.write_json(path, {"step": state.step, "reason": state.failures[run]})
 
 
 def _evaluation_rows(shard: Shard) -> list[Row]:
@@ -379,7 +367,7 @@ def _write_evaluation(
     shard: Shard, run: int, step: int, made: Sequence[evaluation.Sampled], sha256: str
 ) -> None:
     table = evaluation.table(made).replace_schema_metadata({"weights_sha256": sha256})
-    write_table(shard.folder(run) / "evaluations" / f"step-{step:06d}.parquet", table)
+    files.write_table(shard.folder(run) / "evaluations" / f"step-{step:06d}.parquet", table)
 
 
 def _own(weights: Weights, run: int) -> Weights:
@@ -460,10 +448,8 @@ def _drop_after(folder: Path, step: int) -> None:
     for path in [*folder.glob("*/step-*.parquet"), *folder.glob("*/step-*.safetensors")]:
         if int(path.stem.removeprefix("step-")) > step:
             path.unlink()
-    for partial in folder.glob("*/.*.partial"):
-        partial.unlink()
     failed = folder / "failed.json"
-    if failed.exists() and json.loads(failed.read_text())["step"] > step:
+    if failed.exists() and files.read_json(failed)["step"] > step:
         failed.unlink()
 
 
