@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float
 from scipy import optimize, stats
 
 from controlarm.analysis.metrics import PerSample, per_problem
@@ -141,6 +142,18 @@ def top_units(values: Mapping[Unit, float]) -> list[float]:
     if len(by_model) == 1:
         return next(iter(by_model.values()))
     return [float(np.mean(members)) for members in by_model.values()]
+
+
+def by_luck(
+    sd: Float[np.ndarray, "*shape"], sampling_se: Float[np.ndarray, "*shape"], num_units: int
+) -> Bool[np.ndarray, "*shape"]:
+    """Whether units agree more closely than in one case out of twenty, even if nothing but samples made them differ.
+
+    The spread over units contains the samples' noise, so sd²(n - 1)/se² is at least as large as a chi-square. What lies
+    in its lowest twentieth is an accident: the interval is too short.
+    """
+    df = num_units - 1
+    return sd**2 * df < stats.chi2.ppf(0.05, df) * sampling_se**2
 
 
 def over_units(values: Mapping[Unit, float]) -> Estimate:

@@ -1,0 +1,187 @@
+"""Verdicts, intervals and detectable effects against evaluations whose truth is planted; see benchmarks/instrument.py."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from benchmarks import planted
+from benchmarks.instrument import designs, judge, keep, pairs, rates, read_kept
+from benchmarks.planted import Noise
+from controlarm import seeds
+from controlarm.analysis import contrasts, tables
+from controlarm.analysis.folder import BASE, RIGHT, UNKNOWN, read_trial
+from controlarm.analysis.metrics import METRICS
+from controlarm.protocol import Unit
+from tests.fabricate import fabricate
+
+ALPHA, MARGIN = 0.025, 0.05
+
+NOISE = Noise(
+    share=seeds.generator("test-instrument").beta(0.8, 0.8, (3, 128)).clip(0.002, 0.998),
+    num_samples=7, sd=0.010, problem_se=0.0085, sampling_se=0.0075,
+)  # fmt: skip
+"""About what the quick record has on coder."""
+
+
+def trials(world, effect, num_units, count):
+    """Comparisons as the study judges them."""
+    logit = planted.planted(world, effect)
+    rng = seeds.generator("test-instrument", num_units, str(effect))
+    made = planted.simulate(world, logit, num_units, count, rng)
+    return [judge(p, b, ALPHA, MARGIN) for p, b in zip(*made, strict=True)]
+
+
+def slack(share, count):
+    """Three and a half standard errors: one such test in four thousand fails by chance."""
+    return 3.5 * np.sqrt(share * (1 - share) / count)
+
+
+@pytest.fixture(scope="module")
+def fabricated(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("instrument")
+    fabricate(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Rates by units and effect, runs scattering as measured."""
+    count, world = 700, planted.as_measured(NOISE)
+    null = trials(world, 0.0, 3, count)
+    sd = float(np.sqrt(np.mean([j.placebo.sd**2 for j in null])))
+    detectable = contrasts.mde(sd, 8, ALPHA)
+    return {
+        "none": rates(null, 0.0, ALPHA, MARGIN),
+        "margin": rates(trials(world, MARGIN, 5, count), MARGIN, ALPHA, MARGIN),
+        "detectable": rates(trials(world, detectable, 8, count), detectable, ALPHA, MARGIN),
+    }
+
+
+@pytest.mark.parametrize("effect", ["none", "margin", "detectable"])
+def test_three_five_and_eight_units_cover_a_planted_effect_as_often_as_they_say(measured, effect):
+    covered = measured[effect]["covered"]
+    assert covered["rate"] == pytest.approx(0.95, abs=slack(0.95, covered["of"]))
+
+
+@pytest.mark.parametrize("wrong", ["above_placebo", "inferior"])
+def test_without_an_effect_a_difference_is_found_no_more_often_than_alpha(measured, wrong):
+    found = measured["none"][wrong]
+    assert found["rate"] == pytest.approx(ALPHA, abs=slack(ALPHA, found["of"]))
+    assert measured["none"]["superior"]["count"] <= measured["none"]["above_placebo"]["count"]
+
+
+def test_with_the_truth_at_the_margin_equivalence_is_found_once_in_twenty(measured):
+    found = measured["margin"]["within_margin"]
+    assert found["rate"] == pytest.approx(0.05, abs=slack(0.05, found["of"]))
+    assert measured["margin"]["equivalent"]["rate"] <= 0.05 + slack(0.05, found["of"])
+
+
+def test_the_detectable_effect_is_found_four_times_in_five(measured):
+    found = measured["detectable"]["above_placebo"]
+    # An effect changes the samples' noise a little, hence a little more room.
+    assert found["rate"] == pytest.approx(0.8, abs=slack(0.8, found["of"]) + 0.03)
+
+
+def test_where_one_seed_in_four_collapses_three_seeds_do_not_cover():
+    judged = trials(planted.collapsing(NOISE, 0.2), 0.0, 3, 500)
+    found = rates(judged, 0.0, ALPHA, MARGIN)
+    missed = 0.75**3  # trials in which none of the three collapsed
+    assert found["covered"]["rate"] < 1 - missed + 0.1
+    assert found["superior"]["rate"] > missed - 0.1
+
+
+@pytest.mark.parametrize(
+    "world",
+    [
+        planted.as_measured(NOISE),
+        planted.wide(NOISE, 0.03, "skewed"),
+        planted.wide(NOISE, 0.03, "heavy"),
+        planted.collapsing(NOISE, 0.2),
+        planted.varying(NOISE, 0.12),
+    ],
+    ids=["measured", "skewed", "heavy", "collapsing", "varying"],
+)
+def test_the_mean_of_simulated_differences_is_the_planted_effect(world):
+    effect = 0.06
+    rng = seeds.generator("test-planted")
+    made = planted.simulate(world, planted.planted(world, effect), 3, 200, rng)
+    means = [np.mean([d.difference for d in group]) for group in made.placebo]
+    error = np.std(means, ddof=1) / np.sqrt(len(means))
+    assert np.mean(means) == pytest.approx(effect, abs=4 * error)
+
+
+def test_simulated_evaluations_are_as_noisy_as_those_that_they_imitate():
+    rng = seeds.generator("test-noise")
+    units = [Unit(model, seed) for seed in range(150) for model in range(3)]
+    world = planted.as_measured(NOISE)
+    arms = [{}, {}, {}]
+    for i in range(0, len(units), 3):
+        for into, grids in zip(arms, planted.evaluations(world, 0.0, 3, rng), strict=True):
+            into |= dict(zip(units[i : i + 3], grids, strict=True))
+    found = planted.noise(contrasts.unit_differences(arms[0], arms[1]), arms[2])
+    assert found.sampling_se == pytest.approx(NOISE.sampling_se, rel=0.05)
+    assert found.problem_se == pytest.approx(NOISE.problem_se, rel=0.05)
+    assert found.sd == pytest.approx(NOISE.sd, rel=0.1)
+    assert np.abs(found.share - NOISE.share).mean() < 0.02
+
+
+def test_a_comparison_is_judged_as_the_report_judges_it(fabricated):
+    trial = read_trial(fabricated)
+    end = trial.protocol.endpoint
+    compared = 0
+    for case, reported in tables.endpoints(trial).items():
+        if reported.adjusted is None:
+            found = judge(
+                reported.placebo.differences, reported.base.differences, end.alpha, end.margin
+            )
+            assert found.placebo == reported.placebo.estimate, case
+            assert found.outcome == reported.verdict.outcome
+            compared += 1
+    assert compared >= 3
+
+
+def test_what_is_kept_of_a_run_folder_gives_the_same_differences(fabricated, tmp_path):
+    trial = read_trial(fabricated)
+    end = trial.protocol.endpoint
+    kept = read_kept(keep(fabricated, tmp_path))
+    for family in trial.protocol.design.families:
+        found = pairs(kept[family], "python", end.placebo)
+        for other, differences in ((end.placebo, found.placebo), (BASE, found.base)):
+            expected = tables.contrast_of(trial, (family, "grpo", "python"), other, "accuracy")
+            assert list(differences.values()) == expected.differences
+
+
+def test_an_unknown_verdict_is_kept_as_unknown(fabricated, tmp_path, monkeypatch):
+    trial = read_trial(fabricated)
+    run = next(r for r in trial.runs if r.spec.arm == "python")
+    step = trial.protocol.endpoint.step
+    strict = run.evaluations[step].sampled.strict.copy()
+    strict[0, :2] = UNKNOWN, RIGHT
+    changed = replace(run.evaluations[step].sampled, strict=strict)
+    run.evaluations[step] = replace(run.evaluations[step], sampled=changed)
+    monkeypatch.setattr("benchmarks.instrument.read_trial", lambda folder: trial)
+    kept = read_kept(keep(fabricated, tmp_path))[run.spec.family]["python"][run.unit]
+    np.testing.assert_array_equal(kept, METRICS["accuracy"](run.evaluations[step]))
+    assert np.isnan(kept[0, 0])
+    assert kept[0, 1] == 1
+
+
+def test_comparisons_share_no_pair_and_no_training_seed_between_models():
+    units = [Unit(model, seed) for model in (1, 2, 3) for seed in range(101, 168)]
+    for kind, groups in designs(units).items():
+        flat = [unit for group in groups for unit in group]
+        assert len(set(flat)) == len(flat), kind
+        for group in groups:
+            assert len({unit.seed for unit in group}) == len(group), kind
+    sizes = {kind: len(groups) for kind, groups in designs(units).items()}
+    assert list(sizes.values()) == [67, 39, 24, 22]
+
+
+def test_a_spread_is_called_luck_once_in_twenty_where_samples_are_all_the_noise():
+    draws = seeds.generator("by-luck").normal(0, 0.01, (4000, 3))
+    lucky = contrasts.by_luck(draws.std(axis=1, ddof=1), np.full(4000, 0.01), 3)
+    assert lucky.mean() == pytest.approx(0.05, abs=slack(0.05, 4000))
+    # And there the interval is far too short.
+    half = contrasts.t_interval(contrasts.Estimate(0, 1, 3), 0.95)[1] * draws.std(axis=1, ddof=1)
+    assert (np.abs(draws.mean(axis=1)) <= half)[lucky].mean() < 0.6
