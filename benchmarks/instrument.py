@@ -173,7 +173,7 @@ def designs(units: Sequence[Unit]) -> dict[str, list[Group]]:
     of_model = {m: [u for u in units if u.pretraining_seed == m] for m in models}
     offset = {m: i * len(of_model[m]) // len(models) for i, m in enumerate(models)}
     turned = {m: of_model[m][offset[m] :] + of_model[m][: offset[m]] for m in models}
-    columns = [list(column) for column in zip(*turned.values(), strict=True)]
+    columns = [list(column) for column in zip(*turned.values(), strict=False)]
     found = {f"one unit of each of {len(models)} models": columns}
     for size in SIZES[1:]:
         found[f"{size} units of one model"] = [
