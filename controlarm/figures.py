@@ -7,6 +7,7 @@ by side instead of stretching them. Colours come from the page's style sheet thr
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 from controlarm.markup import Markup, coordinate, element, join
@@ -107,6 +108,37 @@ def _rect(x: float, y: float, width: float, height: float, class_: str, *inside:
     return element("rect", *inside, x=x, y=y, width=max(0.0, width), height=height, class_=class_)
 
 
+_NARROW, _WIDE = frozenset("fijlrt.,:;!|()[] ·"), frozenset("mwMW")
+
+
+def _widths(words: str, size: float) -> list[float]:
+    """Where each character ends at a font size, about."""
+    return list(
+        accumulate(size * (0.35 if c in _NARROW else 0.9 if c in _WIDE else 0.6) for c in words)
+    )
+
+
+def short(words: str, room: float, size: float) -> str:
+    """The words at a font size, cut where they would be wider than the room.
+
+    >>> short("ground_truth", 84, 11), short("a_very_long_name", 84, 11)
+    ('ground_truth', 'a_very_long_…')
+    """
+    ends = _widths(words, size)
+    if not ends or ends[-1] <= room:
+        return words
+    return f"{words[: sum(end + 0.8 * size <= room for end in ends)]}…"
+
+
+def _row_head(x: float, y: float, label: str, words: str) -> list[Markup]:
+    """A row's label, and at the right end what it says in words."""
+    room = WIDTH - x - 8 - max(_widths(words, 12), default=0)
+    return [
+        _text(x, y, short(label, room, 12), "label"),
+        _text(WIDTH, y, words, "value", "end"),
+    ]
+
+
 def _panel(
     ident: str, title: str, description: str, height: float, *content: object, width: float = WIDTH
 ) -> Markup:
@@ -169,7 +201,7 @@ def forest(
     """Estimates with 95 % intervals, ticks at the 90 % bounds, the margin as a band, one faint dot per seed."""
     x = Scale(*scale_domain, 8.0, WIDTH - 8.0)
     marks = ticks(*scale_domain, 5)
-    parts: list[object] = [_text(0, 15, title, "heading")]
+    parts: list[object] = [_text(0, 15, short(title, WIDTH, 15), "heading")]
     top, block = 28.0, 50.0
     for i, row in enumerate(rows):
         y = top + i * block
@@ -181,8 +213,7 @@ def forest(
         ]
         parts += [
             marker(colour_class(row.mark), 6, y + 9.5),
-            _text(16, y + 14, row.label, "label"),
-            _text(WIDTH, y + 14, row.words, "value", "end"),
+            *_row_head(16, y + 14, row.label, row.words),
         ]
         parts.append(_row_drawing(row, x, track))
     bottom = top + len(rows) * block
@@ -273,7 +304,7 @@ def lines(
     low, high = (min(all_x), max(all_x)) if all_x else (0.0, 1.0)
     x = Scale(low, high if high > low else low + 1.0, left, WIDTH - right)
     y = Scale(*y_domain, bottom, top)
-    parts: list[object] = [_text(0, 15, title, "heading")]
+    parts: list[object] = [_text(0, 15, short(title, WIDTH, 15), "heading")]
     for t in ticks(*y_domain, 4):
         parts.append(_line(left, y(t), WIDTH - right, y(t), "zero" if t == 0 else "grid"))
         parts.append(_text(left - 5, y(t) + 4, y_words(t), "tick", "end"))
@@ -362,18 +393,9 @@ def _end_labels(
             element("path", d=f"M{coordinate(x)} {coordinate(y)}L{coordinate(edge + 8)} {coordinate(height)}",
                     class_=f"{colours} leader"),
             marker(colours, edge + 11, height, 3.4),
-            _text(edge + 18, height + 3.8, short(series.name, 13), "name"),
+            _text(edge + 18, height + 3.8, short(series.name, 84, 11), "name"),
         ]  # fmt: skip
     return join(parts)
-
-
-def short(name: str, limit: int) -> str:
-    """The name, cut to fit.
-
-    >>> short("ground_truth", 13), short("an_arm_with_a_long_name", 13)
-    ('ground_truth', 'an_arm_with_…')
-    """
-    return name if len(name) <= limit else f"{name[: limit - 1]}…"
 
 
 class Bar(NamedTuple):
@@ -407,14 +429,13 @@ def stacked(
     """Signed parts, gains to the right of zero and losses to the left, in the order of `names` (patterns p0, p1, …)."""
     x = Scale(*scale_domain, 8.0, WIDTH - 8.0)
     marks = ticks(*scale_domain, 5)
-    parts: list[object] = [_text(0, 15, title, "heading")]
+    parts: list[object] = [_text(0, 15, short(title, WIDTH, 15), "heading")]
     top, block = 28.0, 44.0
     for i, bar in enumerate(bars):
         y = top + i * block
         parts += [
             marker(colour_class(bar.mark), 6, y + 9.5),
-            _text(16, y + 14, bar.label, "label"),
-            _text(WIDTH, y + 14, bar.words, "value", "end"),
+            *_row_head(16, y + 14, bar.label, bar.words),
         ]
         parts += [_line(x(t), y + 20, x(t), y + 40, "grid") for t in marks if t]
         reach = {True: 0.0, False: 0.0}
@@ -450,14 +471,13 @@ def pairs(
 ) -> Markup:
     """Two rates per arm on a scale from 0 to 1, joined: a full mark for the first, a ring for the second."""
     x = Scale(0.0, 1.0, 8.0, WIDTH - 8.0)
-    parts: list[object] = [_text(0, 15, title, "heading")]
+    parts: list[object] = [_text(0, 15, short(title, WIDTH, 15), "heading")]
     top, block = 28.0, 42.0
     for i, row in enumerate(rows):
         y = top + i * block
         track = y + 28
         parts += [
-            _text(0, y + 14, row.label, "label"),
-            _text(WIDTH, y + 14, row.words, "value", "end"),
+            *_row_head(0, y + 14, row.label, row.words),
             *(_line(x(t), track - 8, x(t), track + 8, "grid") for t in (0.0, 0.25, 0.5, 0.75, 1.0)),
         ]
         colours = colour_class(row.mark)

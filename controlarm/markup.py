@@ -15,9 +15,12 @@ MINUS = "\N{MINUS SIGN}"
 MISSING = "\N{EN DASH}"
 VOID = frozenset({"meta", "link", "br", "input", "hr"})
 
-# C0 and C1 controls, DEL, lone surrogates, bidirectional and invisible formatting, noncharacters. Newline and tab stay.
+# C0 and C1 controls, DEL, lone surrogates, noncharacters, and what Unicode says is drawn as nothing (bidirectional and other
+# formatting, tags, fillers). Newline and tab stay, and the variation selectors that emoji are written with.
 _UNSEEN = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ufffe\uffff\ud800-\udfff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202e"
+    "\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb\ufffe\uffff\U0001bca0-\U0001bca3"
+    "\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
 )
 
 

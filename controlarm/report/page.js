@@ -36,7 +36,7 @@
     if (text !== undefined) node.textContent = text;
     return node;
   };
-  const VERDICTS = { right: ["✓ right", "good"], wrong: ["✗ wrong", "bad"], no_answer: ["no answer", "even"], unknown: ["unknown", "even"] };
+  const VERDICTS = { __proto__: null, right: ["✓ right", "good"], wrong: ["✗ wrong", "bad"], no_answer: ["no answer", "even"], unknown: ["unknown", "even"] };
 
   const tile = (row, dim) => {
     const [arm, step, text, strict, lenient, answer, code] = row;
