@@ -369,7 +369,8 @@ def _train(
     lock: Connection,
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    tasks, reports = context.Queue(), context.Queue()
+    with _environment_of_workers():  # the process that cleans up after them starts with the first queue
+        tasks, reports = context.Queue(), context.Queue()
     workers = max(1, min(workers, len(waiting)))
     for number in waiting:
         tasks.put(number)
@@ -378,7 +379,7 @@ def _train(
     arguments = (prepared, tasks, reports, os.getpid(), lock)
     processes = [context.Process(target=_work, args=arguments, daemon=True) for _ in range(workers)]
     try:
-        with _single_threaded(), _signals_delayed():
+        with _environment_of_workers(), _signals_delayed():
             for process in processes:
                 process.start()
         _listen(prepared, processes, reports, len(waiting), show)
@@ -407,7 +408,7 @@ def _kill_descendants(ancestor: int) -> None:
         found += children.get(process, [])
     for process in found[1:]:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, signal.SIGTERM)
 
 
 def _listen(
@@ -441,9 +442,15 @@ def _listen(
 
 
 @contextlib.contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Workers inherit one thread each: on shared cores, threads that spin for each other cost more than they bring."""
-    wanted = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+def _environment_of_workers() -> Iterator[None]:
+    """What workers inherit.
+
+    One thread each: on shared cores, threads that spin for each other cost more than they bring. And no warning from what
+    cleans up after a compiler that was stopped.
+    """
+    quiet = "ignore:resource_tracker:UserWarning"
+    warnings = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), quiet]))
+    wanted = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "PYTHONWARNINGS": warnings}
     before = {name: os.environ.get(name) for name in wanted}
     os.environ.update(wanted)
     try:

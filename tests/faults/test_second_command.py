@@ -1,0 +1,80 @@
+"""A run folder belongs to one command at a time, and to the workers of a killed one until they have ended."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from typer.testing import CliRunner
+
+from controlarm import files
+from controlarm.cli import app
+from tests.faults import command
+
+HOLD = """
+import os, sys, time
+from pathlib import Path
+from controlarm import files
+with files.locked(Path(sys.argv[1])) as lock:
+    if sys.argv[2] == "worker":
+        os.set_inheritable(lock.fileno(), True)
+        if os.fork():
+            print("held", flush=True)
+            time.sleep(60)
+        time.sleep(1)
+        os._exit(0)
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@contextlib.contextmanager
+def held(folder, how):
+    """Another process has the folder."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, folder, how], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(command.ROOT)},
+    )  # fmt: skip
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.mark.parametrize("words", ["run", "report"])
+def test_a_second_command_is_refused_and_changes_nothing(at_place, undisturbed, words):
+    folder = undisturbed.folder
+    before = command.contents(folder)
+    given = command.arguments("undisturbed") if words == "run" else ["report", str(folder)]
+    with held(folder, "alone") as other:
+        result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    name = folder.relative_to(at_place) if words == "run" else folder
+    assert result.stderr == (
+        f"error: {name}: another controlarm command (process {other.pid}) is running on this folder; "
+        "wait for it, or stop it\n"
+    )
+    assert command.contents(folder) == before
+
+
+def test_the_workers_of_a_killed_command_keep_the_folder_until_they_have_ended(tmp_path):
+    with held(tmp_path, "worker") as other:
+        began = time.monotonic()
+        other.kill()
+        other.wait()
+        with files.locked(tmp_path):
+            assert time.monotonic() - began > 0.5, "the worker had a second to go"
+
+
+def test_a_lock_that_a_dead_command_left_does_not_count(tmp_path):
+    (tmp_path / ".lock").write_text("1")
+    with files.locked(tmp_path):
+        assert (tmp_path / ".lock").read_text() == str(os.getpid())
