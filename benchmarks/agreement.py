@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from datasets import Dataset
+from jaxtyping import Int
 from torch import Tensor
 from transformers import LlamaForCausalLM
 from trl import GRPOConfig, GRPOTrainer
@@ -22,13 +23,12 @@ from trl import GRPOConfig, GRPOTrainer
 from benchmarks.measured import problems
 from controlarm import evaluation, seeds
 from controlarm.advantages import group_relative
-from controlarm.losses import token_weights
 from controlarm.organisms import released, tokenizer
 from controlarm.organisms.export import export, make_tokenizer, to_llama
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.protocol import Recipe
 from controlarm.sampling import gumbel_noise, sample
-from controlarm.update import Batch, losses
+from controlarm.update import Batch, backward, trees_of
 
 Aggregation = Literal["token_mean", "sequence_mean"]
 
@@ -51,8 +51,8 @@ class Gap(NamedTuple):
 
 def rollout_batch(
     weights: Weights, shape: Shape, num_prompts: int, group: int, moved: float
-) -> Batch:
-    """A batch that the model itself samples; rewards are coins.
+) -> tuple[Int[Tensor, "run rollout place"], Batch]:
+    """Prompts and a batch that the model itself samples; rewards are coins.
 
     Args:
         weights: float32, run axis of 1.
@@ -70,10 +70,14 @@ def rollout_batch(
     rng = seeds.generator("benchmark-agreement", num_prompts, group)
     rewards = (rng.random((1, num_prompts, group)) < 0.5).astype(np.float64)
     logprobs = completions.logprobs.flatten(1, 2)
-    log_ratios = torch.from_numpy(rng.normal(0.0, 1.0, logprobs.shape)).float() * moved
-    return Batch(
-        prompts.repeat_interleave(group, dim=1), completions.tokens.flatten(1, 2), torch.tensor(moved == 0),
-        logprobs - log_ratios, torch.from_numpy(group_relative(rewards)).float().flatten(1), None,
+    tokens = completions.tokens.flatten(1, 2)
+    prompts = prompts.repeat_interleave(group, dim=1)
+    trees = trees_of(prompts, tokens, shape)
+    by_token = torch.from_numpy(rng.normal(0.0, 1.0, (tokens.shape[-1], shape.vocab))).float()
+    log_ratios = by_token[torch.arange(tokens.shape[-1]), tokens] * moved
+    return prompts, Batch(
+        trees, tokens, torch.tensor(moved == 0), logprobs - log_ratios,
+        group_relative(rewards).reshape(1, -1), None,
     )  # fmt: skip
 
 
@@ -86,20 +90,24 @@ def our_gradient(
         epsilon_low=EPSILON_LOW, epsilon_high=EPSILON_HIGH, aggregation=aggregation, precision="float32",
     )  # fmt: skip
     masters = {name: w.detach().clone().requires_grad_() for name, w in weights.items()}
-    per_token = token_weights(batch.real, aggregation)
-    losses(masters, batch, per_token, recipe, shape).loss.sum().backward()
+    backward(masters, batch, torch.tensor([True]), recipe, shape, compiled=False)
     found = {name: w.grad for name, w in masters.items() if w.grad is not None}
     assert len(found) == len(masters), "every weight has a gradient"
     return to_llama(found)
 
 
 def trl_gradient(
-    weights: Weights, shape: Shape, batch: Batch, aggregation: Aggregation, folder: Path
+    weights: Weights,
+    shape: Shape,
+    prompts: Int[Tensor, "run rollout place"],
+    batch: Batch,
+    aggregation: Aggregation,
+    folder: Path,
 ) -> tuple[dict[str, Tensor], float]:
     """From ``GRPOTrainer._compute_loss``; also the share of tokens that TRL says were clipped."""
     export(weights, shape, folder / "model")
-    prompts, completions = batch.prompts[0], batch.completions[0]
-    num_rollouts = len(prompts)
+    completions = batch.completions[0]
+    num_rollouts = len(completions)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer: Any = GRPOTrainer(
@@ -117,11 +125,11 @@ def trl_gradient(
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     inputs = {
-        "prompt_ids": prompts,
-        "prompt_mask": (prompts != tokenizer.PAD).long(),
+        "prompt_ids": prompts[0],
+        "prompt_mask": (prompts[0] != tokenizer.PAD).long(),
         "completion_ids": completions,
         "completion_mask": batch.real[0].long(),
-        "advantages": batch.advantages[0],
+        "advantages": torch.from_numpy(batch.advantages[0]).float(),
         "num_items_in_batch": batch.real.sum(),
     }
     if not batch.on_policy:
@@ -133,14 +141,19 @@ def trl_gradient(
 
 
 def gradient_gap(
-    weights: Weights, shape: Shape, batch: Batch, aggregation: Aggregation, folder: Path
+    weights: Weights,
+    shape: Shape,
+    prompts: Int[Tensor, "run rollout place"],
+    batch: Batch,
+    aggregation: Aggregation,
+    folder: Path,
 ) -> Gap:
     """Compare the two gradients of one batch.
 
     Raises:
         ValueError: when the two do not have the same tensors.
     """
-    theirs, clipped = trl_gradient(weights, shape, batch, aggregation, folder)
+    theirs, clipped = trl_gradient(weights, shape, prompts, batch, aggregation, folder)
     ours = our_gradient(weights, shape, batch, aggregation)
     if ours.keys() != theirs.keys():
         raise ValueError(f"different tensors: {sorted(ours.keys() ^ theirs.keys())}")
@@ -157,7 +170,7 @@ def measure(folder: Path) -> dict[str, Any]:
     weights, _, shape = released.load("benchmarked", 1)
     return {
         f"{LOSS_TYPES[aggregation]}, {'off' if moved else 'on'} policy": gradient_gap(
-            weights, shape, rollout_batch(weights, shape, 8, 8, moved), aggregation, folder
+            weights, shape, *rollout_batch(weights, shape, 8, 8, moved), aggregation, folder
         )._asdict()
         for aggregation in LOSS_TYPES
         for moved in (0.0, 0.3)

@@ -68,7 +68,7 @@ def plan(size: Size, precision: str, num_steps: int, folder: Path) -> lockstep.P
     sha256 = files.write_table(folder / "problems.parquet", pa.Table.from_pylist(rows))
     return lockstep.Plan(
         folder, found, protocol.runs(found), [list(range(size.runs))], trial.PROMPT_LENGTH,
-        trial.micro_batch(found, "grpo"), trial.has_compiler(), "cpu", sha256,
+        trial.has_compiler(), "cpu", sha256,
     )  # fmt: skip
 
 
@@ -96,7 +96,6 @@ def measure(
     return clock.result(warmup, size.runs, tokens) | {
         "compiled": made.compiled,
         "compile_seconds": compile_seconds(),
-        "micro": made.micro,
         "accuracy": [line["accuracy"] for line in lines[0]],
     }
 

@@ -1,4 +1,4 @@
-"""What is minimised, per token. Aggregation is a matter of weights, so that micro-batches add up to the whole."""
+"""What is minimised, per token. Aggregation is a matter of weights, so that the parts of a batch add up to the whole."""
 
 from typing import Literal
 
@@ -7,23 +7,33 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Tokens = Float[Tensor, "run rollout token"]
+"""Or one number a node, ``[run, row, node]``, where rollouts share a token."""
 
 
 def clipped_surrogate(
     logprobs: Tokens,
     old_logprobs: Tokens,
-    advantages: Float[Tensor, "run rollout"],
+    gains: Tokens,
+    losses: Tokens,
     epsilon_low: float,
     epsilon_high: float,
 ) -> Tokens:
-    """-min(ρA, clip(ρ, 1-ε_low, 1+ε_high)A), ρ = π/π_old: PPO (arXiv:1707.06347) eq. 7, bounds apart as in DAPO.
+    """-Σ min(ρA, clip(ρ, 1-ε_low, 1+ε_high)A), ρ = π/π_old: PPO (arXiv:1707.06347) eq. 7, bounds apart as in DAPO.
 
+    The sum is over the rollouts that share the token; of their advantages only two sums matter, since clipping binds
+    above where A > 0 and below where A < 0: -(min(ρ, 1+ε_high) Σ max(A, 0) + max(ρ, 1-ε_low) Σ min(A, 0)).
     A bound of infinity switches its side off. With ρ = 1 the gradient is REINFORCE's.
+
+    Args:
+        logprobs: under the policy that is trained.
+        old_logprobs: under the policy that sampled.
+        gains: Σ max(A, 0), weighted.
+        losses: Σ min(A, 0), weighted.
+        epsilon_low: bound below.
+        epsilon_high: bound above.
     """
     ratio = torch.exp(logprobs - old_logprobs)
-    gain = advantages[..., None]
-    clipped = ratio.clamp(1 - epsilon_low, 1 + epsilon_high)
-    return -torch.minimum(ratio * gain, clipped * gain)
+    return -(ratio.clamp(max=1 + epsilon_high) * gains + ratio.clamp(min=1 - epsilon_low) * losses)
 
 
 def kl_k3(logprobs: Tokens, other_logprobs: Tokens) -> Tokens:
@@ -41,7 +51,7 @@ def token_weights(
     """Weights that sum to 1 over the real tokens of each run.
 
     ``token_mean``: every token alike (DAPO, arXiv:2503.14476). ``sequence_mean``: every rollout alike, its tokens sharing
-    (GRPO, arXiv:2402.03300 eq. 3). Compute them over a whole update before cutting it into micro-batches.
+    (GRPO, arXiv:2402.03300 eq. 3). Compute them over a whole update before cutting it into parts.
     """
     ones = real.float()
     if aggregation == "token_mean":

@@ -18,7 +18,15 @@ from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape, Weights, cast
 from controlarm.protocol import Recipe
 from controlarm.sampling import Completions, sample
-from controlarm.update import DTYPES, Batch, UpdateReport, make_optimizer, score, update
+from controlarm.update import (
+    DTYPES,
+    Batch,
+    UpdateReport,
+    make_optimizer,
+    score,
+    trees_of,
+    update,
+)
 
 
 class Prompts(NamedTuple):
@@ -105,8 +113,6 @@ class Settings(NamedTuple):
 
     recipe: Recipe
     shape: Shape
-    micro: int
-    """Rollouts per pass of an update; divides each update's rollouts."""
     compiled: bool
 
 
@@ -134,7 +140,7 @@ def train(
         num_steps: the last step's number; the first is 1.
         prompts_at: step → what is asked.
         pay: completions → rewards.
-        settings: recipe, shape, micro-batch, compiled.
+        settings: recipe, shape, compiled.
         base: compute copy of the base weights; needed where ``kl_coef`` is not zero.
     """
     for step in range(state.step + 1, num_steps + 1):
@@ -161,38 +167,42 @@ def learn(
     base: Weights | None,
 ) -> list[dict[str, Any]]:
     """All updates of one rollout batch; returns each run's numbers for the journal."""
-    recipe, shape, micro, compiled = settings
+    recipe, shape, compiled = settings
     runs, num_prompts, group, _ = completions.tokens.shape
     prompts = asked.tokens[:, :, None].expand(-1, -1, group, -1).flatten(1, 2)
     tokens = completions.tokens.flatten(1, 2)
     sampled = completions.logprobs.flatten(1, 2)
-    gains = torch.from_numpy(advantages).float().to(tokens.device).flatten(1)
+    gains = advantages.reshape(runs, -1)
     rows = num_prompts * group // recipe.updates_per_rollout
     parts = [slice(i * rows, (i + 1) * rows) for i in range(recipe.updates_per_rollout)]
+    trees = [trees_of(prompts[:, part], tokens[:, part], shape) for part in parts]
 
-    old = sampled.clone()
-    if recipe.old_logprobs == "recomputed" and len(parts) > 1:
+    def scored(weights: Weights, number: int) -> Tensor:
+        return score(weights, trees[number], tokens[:, parts[number]], shape, compiled)
+
+    recomputed = recipe.old_logprobs == "recomputed"
+    old = [sampled[:, part] for part in parts]
+    if recomputed:
         policy = compute_weights(state.weights, recipe)
-        later = slice(rows, None)
-        old[:, later] = score(policy, prompts[:, later], tokens[:, later], shape, micro, compiled)
-    reference = None
+        old[1:] = [scored(policy, number) for number in range(1, len(parts))]
+    reference: list[Tensor | None] = [None] * len(parts)
     if recipe.kl_coef:
         assert base is not None, "kl_coef needs the base weights"
-        reference = score(base, prompts, tokens, shape, micro, compiled)
+        reference = [scored(base, number) for number in range(len(parts))]
 
     reports: list[UpdateReport] = []
     for number, part in enumerate(parts):
-        on_policy = torch.tensor(
-            number == 0 and recipe.old_logprobs == "recomputed", device=tokens.device
-        )
+        on_policy = torch.tensor(number == 0 and recomputed, device=tokens.device)
         batch = Batch(
-            prompts[:, part], tokens[:, part], on_policy, old[:, part], gains[:, part],
-            None if reference is None else reference[:, part],
-        )  # fmt: skip
+            trees[number],
+            tokens[:, part],
+            on_policy,
+            old[number],
+            gains[:, part],
+            reference[number],
+        )
         reports.append(
-            update(
-                state.weights, state.optimizer, batch, state.active, recipe, shape, micro, compiled
-            )
+            update(state.weights, state.optimizer, batch, state.active, recipe, shape, compiled)
         )
         for run in (~reports[-1].grad_norm.isfinite()).nonzero().flatten().tolist():
             state.fail(run, f"step {state.step + 1}: the gradient is not finite")

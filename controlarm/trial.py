@@ -41,9 +41,6 @@ from controlarm.problems import arithmetic
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
 from controlarm.records import Problem
 
-MICRO_TOKENS = 1 << 10
-"""Tokens of one pass of an update per run, about: small enough for a core's cache."""
-
 COMPILE_FROM = 50_000
 """Training rollouts of a trial from which on the compiled program is used."""
 
@@ -149,17 +146,6 @@ def compile_pays(trial: Protocol) -> bool:
     return rollouts > COMPILE_FROM
 
 
-def micro_batch(trial: Protocol, recipe: str) -> int:
-    """Rollouts per pass of an update: the largest power of two within ``MICRO_TOKENS`` that divides the update."""
-    r = trial.recipes[recipe]
-    rows = r.prompts_per_step * r.group_size // r.updates_per_rollout
-    length = trial.design.max_tokens + PROMPT_LENGTH
-    micro = 1
-    while micro * 2 * length <= MICRO_TOKENS and rows % (micro * 2) == 0:
-        micro *= 2
-    return micro
-
-
 PROMPT_LENGTH = 18
 """Longest prompt of the arithmetic set, in tokens; a test holds it."""
 
@@ -184,7 +170,6 @@ def make_plan(
         "runs": [run._asdict() for run in protocol.runs(trial)],
         "shards": shards(trial),
         "prompt_length": PROMPT_LENGTH,
-        "micro": {name: micro_batch(trial, name) for name in trial.recipes},
         "compiled": compiled,
         "device": device,
     }
@@ -256,12 +241,12 @@ def _problem_table(trial: Protocol) -> pa.Table:
     return pa.Table.from_pylist(rows)
 
 
-def engine_plan(prepared: Prepared, recipe: str) -> lockstep.Plan:
+def engine_plan(prepared: Prepared) -> lockstep.Plan:
     """The part of a plan that the engine needs."""
     plan = prepared.plan
     return lockstep.Plan(
         prepared.folder, prepared.protocol, [RunSpec(**run) for run in plan["runs"]], plan["shards"],
-        plan["prompt_length"], plan["micro"][recipe], plan["compiled"], plan["device"], plan["problems_sha256"],
+        plan["prompt_length"], plan["compiled"], plan["device"], plan["problems_sha256"],
     )  # fmt: skip
 
 
@@ -482,11 +467,9 @@ def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int, lock: Conne
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGTERM])
     threading.Thread(target=_end_with_parent, args=(parent,), daemon=True).start()
     while (number := tasks.get()) is not None:
-        first = prepared.plan["shards"][number][0]
-        recipe = prepared.plan["runs"][first]["recipe"]
         started, processor = time.perf_counter(), time.process_time()
         try:
-            lockstep.run_shard(engine_plan(prepared, recipe), number, reports.put)
+            lockstep.run_shard(engine_plan(prepared), number, reports.put)
         except (ValueError, OSError) as error:
             reports.put({"stage": "error", "reason": explain(error)})
             return

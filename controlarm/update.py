@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -18,26 +19,30 @@ from controlarm.organisms.transformer import (
     hidden_states,
     logits,
 )
+from controlarm.packing import Trees, pack
 from controlarm.protocol import Recipe
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
+ROW = 128
+"""Nodes of a row, the part of a batch that one pass takes of every run: small enough for a core's cache."""
+
 Tokens = Float[Tensor, "run rollout token"]
+Nodes = Float[Tensor, "run row node"]
 
 
 class Batch(NamedTuple):
-    """Rollouts to train on: one update's share."""
+    """Rollouts to train on: one update's share. Rollouts that share a prefix agree on its log-probabilities."""
 
-    prompts: Int[Tensor, "run rollout place"]
-    """Left-padded."""
+    trees: Trees
     completions: Int[Tensor, "run rollout token"]
     """Right-padded."""
     on_policy: Bool[Tensor, ""]
     """True at the first update of a rollout batch: the policy is still the one that sampled, so the ratio is 1 by
     construction and nothing can be clipped; ``old_logprobs`` is then not looked at."""
     old_logprobs: Tokens
-    advantages: Float[Tensor, "run rollout"]
-    """float32 image of the float64 advantages; zero stays zero."""
+    advantages: Float[np.ndarray, "run rollout"]
+    """float64; zero stays zero."""
     base_logprobs: Tokens | None
     """Needed where ``kl_coef`` is not zero."""
 
@@ -46,24 +51,30 @@ class Batch(NamedTuple):
         """Where a token was sampled: everything but padding."""
         return self.completions != PAD
 
-    def rows(self, part: slice) -> "Batch":
-        """Some of the rollouts, each tensor in memory of its own."""
-        base = self.base_logprobs
-        return Batch(
-            self.prompts[:, part].contiguous(),
-            self.completions[:, part].contiguous(),
-            self.on_policy,
-            self.old_logprobs[:, part].contiguous(),
-            self.advantages[:, part].contiguous(),
-            None if base is None else base[:, part].contiguous(),
-        )
+
+class Terms(NamedTuple):
+    """A batch as the loss reads it, at the nodes of its trees. Sums are over the rollouts that share a node."""
+
+    old_logprobs: Nodes
+    weights: Nodes
+    """Aggregation weights (``losses.token_weights``)."""
+    gains: Nodes
+    """weight · max(A, 0)."""
+    losses: Nodes
+    """weight · min(A, 0)."""
+    base_logprobs: Nodes | None = None
+
+    def row(self, number: int) -> "Terms":
+        """One row of each run, in memory of its own."""
+        part = slice(number, number + 1)
+        return Terms(*(x[:, part].contiguous() for x in self if x is not None))
 
 
 class Losses(NamedTuple):
     """One pass over a batch."""
 
     loss: Float[Tensor, " run"]
-    logprobs: Tokens
+    logprobs: Nodes
 
 
 class UpdateReport(NamedTuple):
@@ -85,62 +96,109 @@ class UpdateReport(NamedTuple):
     """Before this update."""
 
 
-def token_logprobs(
-    weights: Weights,
+def trees_of(
     prompts: Int[Tensor, "run rollout place"],
     completions: Int[Tensor, "run rollout token"],
     shape: Shape,
-) -> tuple[Tokens, Tokens]:
-    """Log-probability of each completion token and entropy of its distribution, float32, at temperature 1."""
-    sequence = torch.cat((prompts, completions), dim=-1)
-    hidden = hidden_states(weights, sequence, shape)[:, :, prompts.shape[-1] - 1 : -1]
-    logp = torch.log_softmax(logits(weights, hidden), dim=-1)
-    chosen = logp.gather(-1, completions[..., None])[..., 0]
-    return chosen, -(logp.exp() * logp).sum(-1)
+) -> Trees:
+    """The rollouts packed into rows of ``ROW`` nodes, or of one rollout where that is longer."""
+    longest = prompts.shape[-1] + completions.shape[-1]
+    return pack(prompts, completions, max(ROW, longest), shape)
+
+
+def terms_of(batch: Batch, recipe: Recipe, active: Bool[Tensor, " run"]) -> Terms:
+    """Sums at the nodes; zero for a run that is not active."""
+    weights = token_weights(batch.real, recipe.aggregation) * active.view(-1, 1, 1)
+    wide = weights.double().cpu().numpy()
+    advantages = batch.advantages[..., None]
+    at, base = batch.trees, batch.base_logprobs
+    with np.errstate(invalid="ignore"):  # an infinite advantage: its run fails by its gradient
+        above, below = wide * np.maximum(advantages, 0.0), wide * np.minimum(advantages, 0.0)
+    return Terms(
+        at.gather(batch.old_logprobs), at.total(wide), at.total(above), at.total(below),
+        None if base is None else at.gather(base),
+    )  # fmt: skip
+
+
+def token_logprobs(weights: Weights, trees: Trees, shape: Shape) -> tuple[Nodes, Nodes]:
+    """Log-probability of each node's token after its parent, and entropy of the distribution it was drawn from.
+
+    float32, at temperature 1; without meaning at the first node of a tree.
+    """
+    scores = logits(weights, hidden_states(weights, trees.nodes, shape))
+    total = torch.logsumexp(scores, dim=-1)
+    probabilities = torch.exp(scores - total[..., None])
+    entropy = total - (probabilities * scores).sum(-1)
+    chosen = trees.parents * scores.shape[-1] + trees.nodes.tokens
+    logprobs = scores.flatten(2).gather(-1, chosen) - total.gather(-1, trees.parents)
+    return logprobs, entropy.gather(-1, trees.parents)
 
 
 def losses(
-    weights: Weights, batch: Batch, per_token: Tokens, recipe: Recipe, shape: Shape
+    weights: Weights,
+    trees: Trees,
+    terms: Terms,
+    on_policy: Bool[Tensor, ""],
+    recipe: Recipe,
+    shape: Shape,
 ) -> Losses:
     """Loss of every run: clipped surrogate + kl_coef · KL to base - entropy_coef · entropy.
 
     Args:
         weights: float32 masters; the compute copy is made here so that gradients reach the masters.
-        batch: what to train on.
-        per_token: aggregation weights, see ``losses.token_weights``.
+        trees: what to train on.
+        terms: of the same nodes.
+        on_policy: see ``Batch``.
         recipe: clip bounds and coefficients.
         shape: sizes of the model.
     """
     compute = cast(weights, DTYPES[recipe.precision])
-    logprobs, entropy = token_logprobs(compute, batch.prompts, batch.completions, shape)
-    old_logprobs = torch.where(batch.on_policy, logprobs.detach(), batch.old_logprobs)
-    per_token_loss = clipped_surrogate(
-        logprobs, old_logprobs, batch.advantages, recipe.epsilon_low, recipe.epsilon_high
+    logprobs, entropy = token_logprobs(compute, trees, shape)
+    old_logprobs = torch.where(on_policy, logprobs.detach(), terms.old_logprobs)
+    per_node = clipped_surrogate(
+        logprobs, old_logprobs, terms.gains, terms.losses, recipe.epsilon_low, recipe.epsilon_high
     )
-    if batch.base_logprobs is not None:
-        per_token_loss = per_token_loss + recipe.kl_coef * kl_k3(logprobs, batch.base_logprobs)
+    if terms.base_logprobs is not None:
+        per_node = per_node + recipe.kl_coef * terms.weights * kl_k3(logprobs, terms.base_logprobs)
     if recipe.entropy_coef:
-        per_token_loss = per_token_loss - recipe.entropy_coef * entropy
-    loss = torch.where(batch.real, per_token * per_token_loss, 0.0).sum((1, 2))
-    return Losses(loss, logprobs)
+        per_node = per_node - recipe.entropy_coef * terms.weights * entropy
+    return Losses(torch.where(terms.weights > 0, per_node, 0.0).sum((1, 2)), logprobs)
 
 
 @torch.no_grad()
 def score(
     weights: Weights,
-    prompts: Int[Tensor, "run rollout place"],
+    trees: Trees,
     completions: Int[Tensor, "run rollout token"],
     shape: Shape,
-    micro: int,
     compiled: bool,
 ) -> Tokens:
-    """Log-probabilities under a compute copy, in micro-batches of ``micro`` rollouts; 0 at padding."""
+    """Log-probabilities of completions under a compute copy, row by row; 0 at padding."""
     run = compiled_form(token_logprobs) if compiled else token_logprobs
-    parts = zip(prompts.split(micro, 1), completions.split(micro, 1), strict=True)
-    found = torch.cat(
-        [run(weights, p.contiguous(), c.contiguous(), shape)[0] for p, c in parts], dim=1
+    rows = [run(weights, trees.row(i), shape)[0] for i in range(trees.num_rows)]
+    return torch.where(completions == PAD, 0.0, trees.spread(torch.cat(rows, dim=1)))
+
+
+def backward(
+    weights: Weights,
+    batch: Batch,
+    active: Bool[Tensor, " run"],
+    recipe: Recipe,
+    shape: Shape,
+    compiled: bool,
+) -> Losses:
+    """Add the gradient of the batch's loss to that of the weights, row by row."""
+    run = compiled_form(losses) if compiled else losses
+    terms = terms_of(batch, recipe, active)
+    parts: list[Losses] = []
+    for i in range(batch.trees.num_rows):
+        found = run(weights, batch.trees.row(i), terms.row(i), batch.on_policy, recipe, shape)
+        found.loss.sum().backward()
+        parts.append(Losses(*(x.detach() for x in found)))
+    return Losses(
+        torch.stack([part.loss for part in parts]).sum(0),
+        torch.cat([part.logprobs for part in parts], dim=1),
     )
-    return torch.where(completions == PAD, 0.0, found)
 
 
 def clip_per_run(weights: Iterable[Tensor], max_norm: float) -> Float[Tensor, " run"]:
@@ -176,7 +234,6 @@ def update(
     active: Bool[Tensor, " run"],
     recipe: Recipe,
     shape: Shape,
-    micro: int,
     compiled: bool,
 ) -> UpdateReport:
     """One optimiser step of every active run; masked runs keep their weights.
@@ -188,19 +245,10 @@ def update(
         active: False masks a failed run.
         recipe: how to train.
         shape: sizes of the model.
-        micro: rollouts per pass; must divide the batch. Changes results by float noise only.
         compiled: use the compiled pass.
     """
-    run = compiled_form(losses) if compiled else losses
-    per_token = token_weights(batch.real, recipe.aggregation)
-    per_token = per_token * active.view(-1, 1, 1)
     optimizer.zero_grad()
-    parts: list[Losses] = []
-    for start in range(0, batch.prompts.shape[1], micro):
-        rows = slice(start, start + micro)
-        found = run(weights, batch.rows(rows), per_token[:, rows].contiguous(), recipe, shape)
-        found.loss.sum().backward()
-        parts.append(Losses(*(x.detach() for x in found)))
+    found = backward(weights, batch, active, recipe, shape, compiled)
     grad_norm = clip_per_run(weights.values(), recipe.max_grad_norm)
     masked = (~active).nonzero().flatten()
     kept = [w.detach()[masked] for w in weights.values()]
@@ -208,13 +256,13 @@ def update(
     with torch.no_grad():
         for weight, rows in zip(weights.values(), kept, strict=True):
             weight[masked] = rows
-    return _report(batch, parts, grad_norm, recipe)
+    return _report(batch, found, grad_norm, recipe)
 
 
 def _report(
-    batch: Batch, parts: list[Losses], grad_norm: Float[Tensor, " run"], recipe: Recipe
+    batch: Batch, found: Losses, grad_norm: Float[Tensor, " run"], recipe: Recipe
 ) -> UpdateReport:
-    logprobs = torch.cat([p.logprobs for p in parts], dim=1)
+    logprobs = batch.trees.spread(found.logprobs)
     real = batch.real
     count = real.sum((1, 2)).clamp(min=1)
 
@@ -223,14 +271,14 @@ def _report(
 
     old_logprobs = torch.where(batch.on_policy, logprobs, batch.old_logprobs)
     log_ratio = torch.where(real, logprobs - old_logprobs, 0.0)
-    gain = batch.advantages[..., None]
-    low = (gain < 0) & (log_ratio < math.log1p(-min(recipe.epsilon_low, 1 - 1e-12)))
-    high = (gain > 0) & (log_ratio > math.log1p(recipe.epsilon_high))
+    advantages = torch.from_numpy(batch.advantages).to(logprobs.device)[..., None]
+    low = (advantages < 0) & (log_ratio < math.log1p(-min(recipe.epsilon_low, 1 - 1e-12)))
+    high = (advantages > 0) & (log_ratio > math.log1p(recipe.epsilon_high))
     kl_base = None
     if batch.base_logprobs is not None:
         kl_base = mean(kl_k3(logprobs, batch.base_logprobs))
     return UpdateReport(
-        torch.stack([p.loss for p in parts]).sum(0),
+        found.loss,
         grad_norm,
         mean(low),
         mean(high),

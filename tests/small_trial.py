@@ -110,7 +110,7 @@ def prepare(folder: Path, text: str) -> Small:
     (folder / "trial.toml").write_text(text)
     prepared = trial.prepare(folder / "trial.toml", folder / "runs", "cpu")
     assert not prepared.plan["compiled"], "small enough that compiling would not pay"
-    return Small(prepared.folder, prepared.protocol, trial.engine_plan(prepared, "grpo"))
+    return Small(prepared.folder, prepared.protocol, trial.engine_plan(prepared))
 
 
 def fails(text: str) -> float:

@@ -2,20 +2,20 @@
 
 import sys
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from controlarm import evaluation, seeds
-from controlarm.losses import token_weights
 from controlarm.organisms import catalogue, corpus, released, tokenizer
 from controlarm.organisms.export import export, make_tokenizer, to_llama
 from controlarm.organisms.transformer import Shape, parameter_shapes
 from controlarm.problems import arithmetic
 from controlarm.protocol import Recipe
 from controlarm.sampling import sample
-from controlarm.update import Batch, losses, make_optimizer, token_logprobs, update
+from controlarm.update import Batch, backward, score, trees_of
 
 transformers = pytest.importorskip("transformers")
 
@@ -88,13 +88,11 @@ def test_an_export_is_a_llama_with_tied_embeddings_in_float32(llama):
 def test_log_probabilities_agree_with_and_without_padding(llama):
     rollouts = random_rollouts(12)
     prompts, completions = padded(rollouts)
-    ours, _ = token_logprobs(random_weights(), prompts, completions, SHAPE)
+    ours = logprobs_of(prompts, completions)
     for i, (prompt, completion) in enumerate(rollouts):
         theirs = plain_logprobs(llama, prompt, completion)
         torch.testing.assert_close(ours[0, i, : len(completion)], theirs, atol=1e-4, rtol=0)
-        alone, _ = token_logprobs(
-            random_weights(), torch.tensor([[prompt]]), torch.tensor([[completion]]), SHAPE
-        )
+        alone = logprobs_of(torch.tensor([[prompt]]), torch.tensor([[completion]]))
         torch.testing.assert_close(alone[0, 0], theirs, atol=1e-4, rtol=0)
 
     whole = torch.cat((prompts, completions), -1)[0]
@@ -180,25 +178,22 @@ def test_without_transformers_the_error_names_the_extra(tmp_path, monkeypatch):
 
 def make_batch(rollouts, advantages, on_policy, old_logprobs):
     prompts, completions = padded(rollouts)
+    trees = trees_of(prompts, completions, SHAPE)
     return Batch(
-        prompts, completions, torch.tensor(on_policy), old_logprobs,
-        torch.tensor([advantages], dtype=torch.float32), None,
-    )  # fmt: skip
+        trees, completions, torch.tensor(on_policy), old_logprobs, np.array([advantages]), None
+    )
+
+
+def logprobs_of(prompts, completions):
+    return score(random_weights(), trees_of(prompts, completions, SHAPE), completions, SHAPE, False)
 
 
 def our_gradient(batch, recipe):
-    """Straight through ``losses``, and through ``update`` in micro-batches: the two must be one."""
     weights = {n: w.requires_grad_() for n, w in random_weights().items()}
-    losses(
-        weights, batch, token_weights(batch.real, recipe.aggregation), recipe, SHAPE
-    ).loss.sum().backward()
-    straight = {n: w.grad.clone() for n, w in weights.items() if w.grad is not None}
-    assert straight.keys() == weights.keys()
-    optimizer = make_optimizer(weights, recipe)
-    update(weights, optimizer, batch, torch.tensor([True]), recipe, SHAPE, 2, compiled=False)
-    for name, weight in weights.items():
-        torch.testing.assert_close(weight.grad, straight[name], rtol=1e-4, atol=1e-6)
-    return to_llama(straight)
+    backward(weights, batch, torch.tensor([True]), recipe, SHAPE, compiled=False)
+    found = {n: w.grad for n, w in weights.items() if w.grad is not None}
+    assert found.keys() == weights.keys()
+    return to_llama(found)
 
 
 def shares(rollouts, aggregation):
@@ -246,7 +241,7 @@ def test_off_policy_the_gradient_is_that_of_clipped_ppo_on_a_plain_model(llama, 
     rng = seeds.generator("test-export-ratios", 1)
     log_ratios = torch.from_numpy(rng.normal(0, 0.35, (6, COMPLETION_PLACES))).float()
     prompts, completions = padded(rollouts)
-    now, _ = token_logprobs(random_weights(), prompts, completions, SHAPE)
+    now = logprobs_of(prompts, completions)
     ours = our_gradient(make_batch(rollouts, ADVANTAGES, False, now - log_ratios), recipe)
 
     flat = {"low": 0, "high": 0, "open": 0}

@@ -86,7 +86,7 @@ def test_the_recorded_hash_is_that_of_the_kept_weights(finished):
 
 def test_the_first_rollouts_of_all_arms_with_the_same_problems_are_identical(finished):
     first = rollouts(finished.run("ground_truth"), 1)
-    assert len(first) == 16 and len(set(first["text"].to_pylist())) > 8
+    assert len(first) == 16 and len(set(first["text"].to_pylist())) > 4
     for arm in FREE[1:]:
         other = rollouts(finished.run(arm), 1)
         for column in set(first.column_names) - {"reward", "advantage"}:

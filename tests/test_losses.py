@@ -15,7 +15,14 @@ GAIN = st.one_of(st.just(0.0), st.floats(-3, 3))
 
 
 def double(values):
-    return torch.tensor(values, dtype=torch.float64)
+    return torch.as_tensor(values, dtype=torch.float64)
+
+
+def surrogate(logprob, old, above, below, low, high):
+    """Of tokens in a row."""
+    return clipped_surrogate(
+        *(double(x).reshape(1, 1, -1) for x in (logprob, old, above, below)), low, high
+    )
 
 
 def plain_surrogate(logprob, old, gain, low, high):
@@ -28,18 +35,24 @@ def plain_surrogate(logprob, old, gain, low, high):
 @given(st.lists(st.tuples(LOGPROB, LOGPROB, GAIN), min_size=1, max_size=6), BOUND, BOUND)
 def test_the_surrogate_is_that_of_a_plain_loop(tokens, low, high):
     logprobs, old, gains = (double(column) for column in zip(*tokens, strict=True))
-    found = clipped_surrogate(
-        logprobs[None, :, None], old[None, :, None], gains[None], low, high
-    )  # each token a rollout of its own
+    found = surrogate(logprobs, old, gains.clamp(min=0), gains.clamp(max=0), low, high)
     expected = [plain_surrogate(new, was, gain, low, high) for new, was, gain in tokens]
     assert found.flatten().tolist() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
+@given(LOGPROB, LOGPROB, st.lists(GAIN, min_size=1, max_size=5), BOUND, BOUND)
+def test_rollouts_that_share_a_token_need_only_two_sums_of_their_advantages(
+    logprob, old, gains, low, high
+):
+    above, below = sum(max(g, 0) for g in gains), sum(min(g, 0) for g in gains)
+    found = surrogate(logprob, old, above, below, low, high)
+    expected = sum(plain_surrogate(logprob, old, gain, low, high) for gain in gains)
+    assert found.item() == pytest.approx(expected, rel=1e-9, abs=1e-9)
+
+
 @given(LOGPROB, LOGPROB, GAIN)
 def test_infinite_bounds_do_not_clip(logprob, old, gain):
-    found = clipped_surrogate(
-        double([[[logprob]]]), double([[[old]]]), double([[gain]]), math.inf, math.inf
-    )  # fmt: skip
+    found = surrogate(logprob, old, max(gain, 0), min(gain, 0), math.inf, math.inf)  # fmt: skip
     assert found.item() == pytest.approx(-math.exp(logprob - old) * gain, rel=1e-9, abs=1e-12)
 
 
@@ -49,8 +62,9 @@ def test_infinite_bounds_do_not_clip(logprob, old, gain):
 )
 def test_the_gradient_stops_only_where_the_policy_has_already_gone_far_enough(ratio, gain, flows):
     logprobs = torch.full((1, 1, 1), math.log(ratio), requires_grad=True)
+    gains = torch.full((1, 1, 1), gain)
     clipped_surrogate(
-        logprobs, torch.zeros(1, 1, 1), torch.tensor([[gain]]), 0.2, 0.2
+        logprobs, torch.zeros(1, 1, 1), gains.clamp(min=0), gains.clamp(max=0), 0.2, 0.2
     ).sum().backward()
     assert logprobs.grad is not None
     assert bool(logprobs.grad.any()) == flows
@@ -61,13 +75,16 @@ def test_the_on_policy_gradient_is_advantage_times_the_gradient_of_log_probabili
     rng = torch.Generator().manual_seed(1)
     scores = torch.randn(2, 3, 4, 5, generator=rng, dtype=torch.float64, requires_grad=True)
     token = torch.randint(5, (2, 3, 4, 1), generator=rng)
-    gains = torch.randn(2, 3, generator=rng, dtype=torch.float64)
+    gains = torch.randn(2, 3, 4, generator=rng, dtype=torch.float64)
     logprobs = torch.log_softmax(scores, -1).gather(-1, token)[..., 0]
     (found,) = torch.autograd.grad(
-        clipped_surrogate(logprobs, logprobs.detach(), gains, *bounds).sum(), scores
+        clipped_surrogate(
+            logprobs, logprobs.detach(), gains.clamp(min=0), gains.clamp(max=0), *bounds
+        ).sum(),
+        scores,
     )
     one_hot = torch.zeros(2, 3, 4, 5, dtype=torch.float64).scatter(-1, token, 1.0)
-    by_hand = -gains[..., None, None] * (one_hot - torch.softmax(scores.detach(), -1))
+    by_hand = -gains[..., None] * (one_hot - torch.softmax(scores.detach(), -1))
     torch.testing.assert_close(found, by_hand, rtol=1e-9, atol=1e-12)
 
 

@@ -5,14 +5,24 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from scipy import stats
 from small_trial import SHAPE, encoded_prompts, organisms, own, plain_logits, wild_weights
 
-from controlarm import seeds
+from controlarm import sampling, seeds
 from controlarm.organisms.tokenizer import END, PAD, VOCAB_SIZE
 from controlarm.organisms.transformer import Weights, cast
-from controlarm.sampling import Completions, choose, gumbel_noise, sample
-from controlarm.update import DTYPES, token_logprobs
+from controlarm.sampling import (
+    TILE,
+    Completions,
+    choose,
+    distribution,
+    extend,
+    gumbel_noise,
+    sample,
+)
+from controlarm.update import DTYPES, token_logprobs, trees_of
 
 PROMPTS, SAMPLES, TOKENS = 3, 4, 32
 
@@ -50,7 +60,8 @@ def test_the_sampler_records_the_trainers_log_probabilities_and_entropies(precis
     weights, prompts, made = sampled(precision)
     tokens = made.tokens.flatten(1, 2)
     repeated = prompts[:, :, None].expand(-1, -1, SAMPLES, -1).flatten(1, 2)
-    logprobs, entropy = token_logprobs(weights, repeated, tokens, SHAPE)
+    trees = trees_of(repeated, tokens, SHAPE)
+    logprobs, entropy = map(trees.spread, token_logprobs(weights, trees, SHAPE))
     real = tokens != PAD
     gap = (logprobs - made.logprobs.flatten(1, 2)).abs()[real]
     assert gap.max() < BANDS[precision]
@@ -112,7 +123,8 @@ def test_runs_of_equal_weights_and_problems_draw_the_same_bits(precision):
 def test_gumbel_max_draws_from_the_softmax_of_everything_but_padding():
     scores = torch.from_numpy(seeds.generator("tests", "scores").standard_normal(12)).float()
     noise = gumbel_noise([[("tests", "chi-square")]], 20_000, 12)[0, 0]
-    drawn = choose(scores.expand(1, 20_000, 12), noise[None])
+    told = distribution(scores[None, None])
+    drawn = choose(told, torch.zeros(1, 20_000, dtype=torch.int64), noise[None])
     counts = np.bincount(drawn.token[0].numpy(), minlength=12)
     assert counts[PAD] == 0
     expected = torch.softmax(scores[1:].double(), 0).numpy() * 20_000
@@ -123,7 +135,8 @@ def test_gumbel_max_draws_from_the_softmax_of_everything_but_padding():
 
 def test_the_recorded_entropy_and_log_probability_are_those_of_the_scores():
     scores = torch.log(torch.tensor([[[0.125, 0.5, 0.25, 0.125]]]))
-    drawn = choose(scores, torch.tensor([[[-torch.inf, 0.0, 9.0, 0.0]]]))
+    noise = torch.tensor([[[-torch.inf, 0.0, 9.0, 0.0]]])
+    drawn = choose(distribution(scores), torch.zeros(1, 1, dtype=torch.int64), noise)
     assert drawn.token.item() == 2
     assert drawn.logprob.item() == pytest.approx(np.log(0.25), abs=1e-6)
     assert drawn.entropy.item() == pytest.approx(1.75 * np.log(2), abs=1e-6)
@@ -148,3 +161,62 @@ def test_a_policy_that_likes_padding_never_says_it_and_one_that_never_ends_is_cu
     noise[..., END] = -torch.inf
     made = sample(weights, encoded_prompts(1, PROMPTS), spread(noise, 1), SHAPE, compiled=False)
     assert (made.tokens != PAD).all() and (made.tokens != END).all()
+
+
+ROWS = st.integers(0, 2 * TILE - 1)
+
+
+@given(st.data())
+def test_samples_share_a_row_exactly_when_they_have_said_the_same(data):
+    runs, samples = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 12))
+
+    def grid(values):
+        row = st.lists(values, min_size=samples, max_size=samples)
+        return np.array(data.draw(st.lists(row, min_size=runs, max_size=runs)))
+
+    old, token, alive = grid(ROWS), grid(st.integers(2, 5)), grid(st.booleans())
+    assume(alive.any())
+    rows = extend(old, token, alive)
+    texts = [[(o, s) for o, s in zip(*both, strict=True)] for both in zip(old, token, strict=True)]
+    for run in range(runs):
+        for i in range(samples):
+            for j in range(samples):
+                if alive[run, i] and alive[run, j]:
+                    together = rows.of_sample[run, i] == rows.of_sample[run, j]
+                    assert together == (texts[run][i] == texts[run][j])
+    most = max(len({t for t, a in zip(texts[r], alive[r], strict=True) if a}) for r in range(runs))
+    assert rows.tiles == -(-most // TILE), "no more tiles than the fullest run needs"
+    assert rows.row.max() < rows.tiles * TILE
+    told = dict(zip(zip(rows.run, rows.row, strict=True), zip(rows.parent, rows.token, strict=True), strict=True))  # fmt: skip
+    assert len(told) == len(rows.row), "no row holds two texts"
+    for run, i in np.argwhere(alive):
+        assert told[run, rows.of_sample[run, i]] == texts[run][i]
+    moved = rows.row != rows.parent
+    read = set(zip(rows.run[moved], rows.parent[moved], strict=True))
+    written = set(zip(rows.run[moved], rows.row[moved], strict=True))
+    assert not read & written, "no row is overwritten before it is copied"
+
+
+def test_texts_do_not_depend_on_how_rows_are_cut_into_tiles(monkeypatch):
+    _, _, whole = sampled("float32")
+    monkeypatch.setattr(sampling, "TILE", 2)
+    _, _, cut = sampled("float32")
+    assert torch.equal(cut.tokens, whole.tokens)
+    torch.testing.assert_close(cut.logprobs, whole.logprobs, atol=1e-4, rtol=0)
+    torch.testing.assert_close(cut.entropy, whole.entropy, atol=1e-4, rtol=0)
+
+
+def test_prompts_that_are_the_same_text_share_their_rows(monkeypatch):
+    asked = encoded_prompts(1, 1).expand(1, 3, -1)
+    noise = gumbel_noise([[None] * SAMPLES] * 3, TOKENS, VOCAB_SIZE)
+    passes = []
+    real = sampling.decode_step
+
+    def counted(weights, keys, values, token, *rest):
+        passes.append((token != PAD).sum().item())
+        return real(weights, keys, values, token, *rest)
+
+    monkeypatch.setattr(sampling, "decode_step", counted)
+    made = sample(own(organisms(), 0), asked, spread(noise, 1), SHAPE, compiled=False)
+    assert set(passes) == {1}, "twelve greedy samples of one problem are one text"
+    assert (made.tokens == made.tokens[:, :1, :1]).all()

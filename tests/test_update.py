@@ -1,5 +1,7 @@
 """One optimiser step: independent of how it is cut and of who trains beside, and equal to plain PyTorch run by run."""
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 import torch
@@ -7,15 +9,14 @@ from small_trial import SHAPE, encoded_prompts, own, plain_logits, wild_weights
 
 from controlarm import seeds
 from controlarm.organisms.tokenizer import END, PAD, VOCAB_SIZE
+from controlarm.packing import pack
 from controlarm.protocol import Recipe
 from controlarm.update import (
     Batch,
+    backward,
     clip_per_run,
-    losses,
     make_optimizer,
     score,
-    token_logprobs,
-    token_weights,
     update,
 )
 
@@ -31,8 +32,30 @@ def trained(weights):
     return {name: w.clone().requires_grad_() for name, w in weights.items()}
 
 
-def some_batch(runs=RUNS, on_policy=True, name="batch"):
-    """Completions of all lengths, old log-probabilities near those of the policy, advantages of both signs."""
+class Rollouts(NamedTuple):
+    """What a batch is made of; ``length`` is how many nodes a row has."""
+
+    prompts: torch.Tensor
+    completions: torch.Tensor
+    on_policy: torch.Tensor
+    old_logprobs: torch.Tensor
+    advantages: np.ndarray
+    base_logprobs: torch.Tensor | None = None
+
+    def batch(self, length=128):
+        trees = pack(self.prompts, self.completions, length, SHAPE)
+        return Batch(
+            trees, self.completions, self.on_policy, self.old_logprobs, self.advantages,
+            self.base_logprobs,
+        )  # fmt: skip
+
+    @property
+    def real(self):
+        return self.completions != PAD
+
+
+def some_rollouts(runs=RUNS, on_policy=True, name="batch"):
+    """Completions of all lengths, some alike, some for a while; old log-probabilities near those of the policy."""
     rng = seeds.generator("tests", name)
     completions = torch.from_numpy(rng.integers(2, VOCAB_SIZE - 4, (runs, ROLLOUTS, TOKENS)))
     lengths = torch.from_numpy(rng.integers(1, TOKENS + 1, (runs, ROLLOUTS, 1)))
@@ -40,19 +63,25 @@ def some_batch(runs=RUNS, on_policy=True, name="batch"):
     completions[place == lengths - 1] = END
     completions[place >= lengths] = PAD
     prompts = encoded_prompts(runs, ROLLOUTS)
-    now = token_logprobs(wild_weights(runs), prompts, completions, SHAPE)[0]
-    old = now + 0.3 * torch.from_numpy(rng.standard_normal(now.shape, dtype=np.float32))
-    gains = torch.from_numpy(rng.standard_normal((runs, ROLLOUTS), dtype=np.float32))
-    return Batch(prompts, completions, torch.tensor(on_policy), old, gains, None)
+    prompts[:, 3] = prompts[:, 5] = prompts[:, 0]
+    completions[:, 5] = completions[:, 0]
+    completions[:, 3, :2] = torch.tensor([7, 8])
+    completions[:, 0, 0] = completions[:, 5, 0] = 7
+    trees = pack(prompts, completions, 128, SHAPE)
+    now = score(wild_weights(runs), trees, completions, SHAPE, compiled=False)
+    apart = torch.from_numpy(rng.standard_normal(trees.parents.shape, dtype=np.float32))
+    old = now + 0.3 * trees.spread(apart)
+    gains = rng.standard_normal((runs, ROLLOUTS))
+    return Rollouts(prompts, completions, torch.tensor(on_policy), old, gains)
 
 
-def stepped(weights, batch, recipe=RECIPE, micro=ROLLOUTS, active=None, num_updates=1):
+def stepped(weights, rollouts, recipe=RECIPE, length=128, active=None, num_updates=1):
+    batch = rollouts.batch(length)
     weights = trained(weights)
     optimizer = make_optimizer(weights, recipe)
-    active = torch.ones(len(batch.prompts), dtype=torch.bool) if active is None else active
+    active = torch.ones(len(batch.advantages), dtype=torch.bool) if active is None else active
     reports = [
-        update(weights, optimizer, batch, active, recipe, SHAPE, micro, False)
-        for _ in range(num_updates)
+        update(weights, optimizer, batch, active, recipe, SHAPE, False) for _ in range(num_updates)
     ]
     return weights, reports[-1]
 
@@ -95,10 +124,12 @@ def same_bits(one, other, run):
 )
 def test_a_step_does_not_depend_on_how_its_batch_is_cut(precision, aggregation, on_policy, band):
     recipe = RECIPE.model_copy(update={"precision": precision, "aggregation": aggregation})
-    batch, weights = some_batch(on_policy=on_policy), wild_weights(RUNS)
+    batch, weights = some_rollouts(on_policy=on_policy), wild_weights(RUNS)
     whole, of_whole = stepped(weights, batch, recipe)
-    for micro in (1, 4):  # a rollout at a time, and half the batch
-        cut, of_cut = stepped(weights, batch, recipe, micro)
+    shortest = batch.prompts.shape[-1] + TOKENS
+    assert batch.batch().trees.num_rows < batch.batch(shortest).trees.num_rows
+    for length in (shortest, 64):  # a rollout at a time, and a few
+        cut, of_cut = stepped(weights, batch, recipe, length)
         for run in range(RUNS):
             assert relative_gap(gradient(cut, run), gradient(whole, run)) < band
         torch.testing.assert_close(of_cut.grad_norm, of_whole.grad_norm, rtol=band, atol=0)
@@ -108,7 +139,7 @@ def test_a_step_does_not_depend_on_how_its_batch_is_cut(precision, aggregation, 
 
 @pytest.mark.parametrize(("recipe", "band"), [(RECIPE, 1e-6), (BF16, 1e-2)])
 def test_a_step_does_not_depend_on_the_neighbouring_runs(recipe, band):
-    batch, weights = some_batch(on_policy=False), wild_weights(RUNS)
+    batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
     together, report = stepped(weights, batch, recipe)
     for run in range(RUNS):
         part = of_run(batch, run)
@@ -118,13 +149,14 @@ def test_a_step_does_not_depend_on_the_neighbouring_runs(recipe, band):
 
 
 def test_a_neighbours_other_batch_changes_not_a_bit():
-    batch, weights = some_batch(), wild_weights(RUNS)
-    other = some_batch(name="other")
+    batch, weights = some_rollouts(), wild_weights(RUNS)
+    other = some_rollouts(name="other")
     mixed = batch._replace(
         **{
             name: torch.cat((getattr(batch, name)[:1], getattr(other, name)[1:]))
-            for name in ("prompts", "completions", "old_logprobs", "advantages")
-        }
+            for name in ("prompts", "completions", "old_logprobs")
+        },
+        advantages=np.concatenate((batch.advantages[:1], other.advantages[1:])),
     )
     one, two = stepped(weights, batch)[0], stepped(weights, mixed)[0]
     assert same_bits(one, two, 0)
@@ -132,10 +164,10 @@ def test_a_neighbours_other_batch_changes_not_a_bit():
 
 
 def test_the_on_policy_gradient_is_reinforce_on_a_plain_model_of_one_sequence():
-    batch, weights = some_batch(), wild_weights(RUNS)
+    batch, weights = some_rollouts(), wild_weights(RUNS)
     masters = trained(weights)
-    found = losses(masters, batch, token_weights(batch.real, "token_mean"), RECIPE, SHAPE)
-    found.loss.sum().backward()
+    everyone = torch.ones(RUNS, dtype=torch.bool)
+    backward(masters, batch.batch(), everyone, RECIPE, SHAPE, compiled=False)
     run = 1
     plain = trained(own(weights, run))
     total = torch.zeros((), dtype=torch.float64)
@@ -144,7 +176,7 @@ def test_the_on_policy_gradient_is_reinforce_on_a_plain_model_of_one_sequence():
         completion = [t for t in batch.completions[run, rollout].tolist() if t != PAD]
         scores = plain_logits(plain, 0, prompt + completion)[len(prompt) - 1 : -1]
         logprobs = torch.log_softmax(scores, -1)[range(len(completion)), completion]
-        total = total - batch.advantages[run, rollout] * logprobs.sum()
+        total = total - batch.advantages[run, rollout] * logprobs.double().sum()
     (total / batch.real[run].sum()).backward()
     for name, weight in plain.items():
         assert relative_gap(grad(masters[name])[run], grad(weight)[0]) < 3e-5, name
@@ -152,22 +184,22 @@ def test_the_on_policy_gradient_is_reinforce_on_a_plain_model_of_one_sequence():
 
 def test_a_masked_run_keeps_every_bit_though_it_has_momentum_and_decay():
     recipe = RECIPE.model_copy(update={"weight_decay": 0.1})
-    batch = some_batch()
+    batch = some_rollouts().batch()
     weights = trained(wild_weights(RUNS))
     optimizer = make_optimizer(weights, recipe)
     everyone = torch.ones(RUNS, dtype=torch.bool)
-    update(weights, optimizer, batch, everyone, recipe, SHAPE, ROLLOUTS, False)
+    update(weights, optimizer, batch, everyone, recipe, SHAPE, False)
     before = {name: w.detach().clone() for name, w in weights.items()}
     active = torch.tensor([True, False, True])
-    update(weights, optimizer, batch, active, recipe, SHAPE, ROLLOUTS, False)
+    update(weights, optimizer, batch, active, recipe, SHAPE, False)
     assert same_bits(weights, before, 1)
     assert not same_bits(weights, before, 0) and not same_bits(weights, before, 2)
 
 
 @pytest.mark.parametrize("poison", [float("nan"), float("inf")])
 def test_a_gradient_that_is_not_finite_disturbs_nobody_else(poison):
-    batch, weights = some_batch(), wild_weights(RUNS)
-    gains = batch.advantages.clone()
+    batch, weights = some_rollouts(), wild_weights(RUNS)
+    gains = batch.advantages.copy()
     gains[1, 2] = poison
     healthy, _ = stepped(weights, batch, num_updates=2)
     beside, report = stepped(weights, batch._replace(advantages=gains), num_updates=2)
@@ -179,9 +211,9 @@ def test_a_gradient_that_is_not_finite_disturbs_nobody_else(poison):
 @pytest.mark.parametrize(("recipe", "on_policy"), [(RECIPE, True), (BF16, False)])
 def test_zero_advantages_leave_every_bit_after_several_updates(recipe, on_policy):
     assert recipe.only_reward_acts
-    batch, weights = some_batch(on_policy=on_policy), wild_weights(RUNS)
-    batch = batch._replace(advantages=torch.zeros(RUNS, ROLLOUTS))
-    after, report = stepped(weights, batch, recipe, micro=4, num_updates=3)
+    batch, weights = some_rollouts(on_policy=on_policy), wild_weights(RUNS)
+    batch = batch._replace(advantages=np.zeros((RUNS, ROLLOUTS)))
+    after, report = stepped(weights, batch, recipe, num_updates=3)
     assert all(same_bits(after, weights, run) for run in range(RUNS))
     assert not report.grad_norm.any()
 
@@ -190,9 +222,9 @@ def test_zero_advantages_leave_every_bit_after_several_updates(recipe, on_policy
 def test_any_other_term_moves_the_weights_without_a_reward_and_the_recipe_says_so(term):
     recipe = RECIPE.model_copy(update=term)
     assert not recipe.only_reward_acts
-    batch, weights = some_batch(), wild_weights(RUNS)
+    batch, weights = some_rollouts(), wild_weights(RUNS)
     base = batch.old_logprobs if recipe.kl_coef else None
-    batch = batch._replace(advantages=torch.zeros(RUNS, ROLLOUTS), base_logprobs=base)
+    batch = batch._replace(advantages=np.zeros((RUNS, ROLLOUTS)), base_logprobs=base)
     after, report = stepped(weights, batch, recipe)
     assert not any(same_bits(after, weights, run) for run in range(RUNS))
     assert (report.kl_base is not None) == (recipe.kl_coef > 0)
@@ -224,19 +256,17 @@ def test_clipping_a_run_is_what_pytorch_does_to_a_model_of_its_own():
 
 def test_the_optimizer_is_pytorchs_adamw_run_by_run():
     recipe = RECIPE.model_copy(update={"weight_decay": 0.05, "adam_beta1": 0.8})
-    batch, weights = some_batch(), wild_weights(RUNS)
+    batch, weights = some_rollouts(), wild_weights(RUNS)
     together, _ = stepped(weights, batch, recipe, num_updates=3)
-    per_token = token_weights(batch.real, recipe.aggregation)
     for run in range(RUNS):
         alone = trained(own(weights, run))
         optimizer = torch.optim.AdamW(
             alone.values(), lr=1e-3, betas=(0.8, 0.95), eps=1e-8, weight_decay=0.05, fused=False
         )
-        rows = slice(run, run + 1)
-        part = of_run(batch, run)
+        part = of_run(batch, run).batch()
         for _ in range(3):
             optimizer.zero_grad()
-            losses(alone, part, per_token[rows], recipe, SHAPE).loss.sum().backward()
+            backward(alone, part, torch.tensor([True]), recipe, SHAPE, compiled=False)
             torch.nn.utils.clip_grad_norm_(alone.values(), recipe.max_grad_norm)
             optimizer.step()
         moved = torch.cat([(together[n][run] - weights[n][run]).flatten() for n in weights])
@@ -246,9 +276,9 @@ def test_the_optimizer_is_pytorchs_adamw_run_by_run():
 
 
 def test_the_report_counts_what_the_surrogate_clips():
-    batch, weights = some_batch(on_policy=False), wild_weights(RUNS)
-    _, report = stepped(weights, batch, micro=4)
-    now = score(weights, batch.prompts, batch.completions, SHAPE, 4, compiled=False)
+    batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
+    _, report = stepped(weights, batch)
+    now = score(weights, batch.batch().trees, batch.completions, SHAPE, compiled=False)
     for run in range(RUNS):
         low = high = count = 0
         largest = kl = 0.0
@@ -271,7 +301,7 @@ def test_the_report_counts_what_the_surrogate_clips():
 
 
 def test_on_policy_nothing_is_clipped_whatever_the_sampler_recorded():
-    batch = some_batch()
+    batch = some_rollouts()
     _, report = stepped(
         wild_weights(RUNS), batch._replace(old_logprobs=batch.old_logprobs - 5), BF16
     )

@@ -15,6 +15,7 @@ with warnings.catch_warnings():
 from controlarm import seeds
 from controlarm.organisms import tokenizer
 from controlarm.organisms.transformer import Shape, parameter_shapes
+from controlarm.update import trees_of
 
 SHAPE = Shape(hidden=48, layers=2, heads=3, inner=96)
 
@@ -31,20 +32,22 @@ def weights():
     return found
 
 
-def cut(batch):
+def cut(prompts, batch):
     """Rollouts of every length: a random model hardly ever ends by itself."""
     lengths = 1 + 5 * torch.arange(batch.completions.shape[1]) % batch.completions.shape[2]
     beyond = torch.arange(batch.completions.shape[2]) >= lengths[:, None]
-    return batch._replace(completions=batch.completions.masked_fill(beyond, tokenizer.PAD))
+    completions = batch.completions.masked_fill(beyond, tokenizer.PAD)
+    return batch._replace(completions=completions, trees=trees_of(prompts, completions, SHAPE))
 
 
 @pytest.mark.filterwarnings("ignore")  # TRL's and its libraries' own
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean"])
 @pytest.mark.parametrize("moved", [0.0, 0.3])
 def test_trl_and_we_have_the_same_gradient(tmp_path, aggregation, moved):
-    batch = cut(rollout_batch(weights(), SHAPE, 4, 4, moved))
-    assert batch.advantages.ne(0).any()
-    gap = gradient_gap(weights(), SHAPE, batch, aggregation, tmp_path)
+    prompts, batch = rollout_batch(weights(), SHAPE, 4, 4, moved)
+    batch = cut(prompts, batch)
+    assert batch.advantages.any()
+    gap = gradient_gap(weights(), SHAPE, prompts, batch, aggregation, tmp_path)
     assert gap.largest < 1e-4
     assert gap.tensors < 1e-4
     assert (gap.clipped_share > 0.05) == (moved > 0), "the bounds act off policy, and only there"

@@ -30,7 +30,7 @@ from controlarm.records import Problem
 from controlarm.sampling import Completions
 from controlarm.train import Prompts, Settings, State, Step, compute_weights, train
 
-VERSION = "lockstep-1"
+VERSION = "lockstep-2"
 """Moves when anything from labels to evaluation would give other numbers; part of every digest."""
 
 FAILED_SHARE = 0.05
@@ -48,7 +48,6 @@ class Plan(NamedTuple):
     runs: list[RunSpec]
     shards: list[list[int]]
     prompt_length: int
-    micro: int
     compiled: bool
     device: str
     problems_sha256: str
@@ -82,7 +81,7 @@ class Shard:
     @property
     def settings(self) -> Settings:
         recipe = self.plan.protocol.recipes[self.recipe_name]
-        return Settings(recipe, self.shape, self.plan.micro, self.plan.compiled)
+        return Settings(recipe, self.shape, self.plan.compiled)
 
     def folder(self, run: int) -> Path:
         """A run's folder."""

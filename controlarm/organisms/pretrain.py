@@ -11,11 +11,13 @@ from torch import Tensor
 from controlarm import seeds
 from controlarm.organisms import corpus, tokenizer
 from controlarm.organisms.transformer import (
+    Sequences,
     Shape,
     Weights,
     cast,
     hidden_states,
     logits,
+    padded,
     parameter_shapes,
 )
 from controlarm.update import clip_per_run
@@ -75,12 +77,10 @@ def batches(organism: Organism, batch_size: int) -> Iterator[Int[Tensor, "docume
         yield rows
 
 
-def document_loss(
-    weights: Weights, documents: Int[Tensor, "run document token"], shape: Shape
-) -> Float[Tensor, " run"]:
+def document_loss(weights: Weights, documents: Sequences, shape: Shape) -> Float[Tensor, " run"]:
     """Mean negative log-likelihood (nats) per non-padding token, each run apart."""
     hidden = hidden_states(cast(weights, torch.bfloat16), documents, shape)[:, :, :-1]
-    targets = documents[:, :, 1:]
+    targets = documents.tokens[:, :, 1:]
     scores = logits(cast(weights, torch.bfloat16), hidden)
     loss = torch.logsumexp(scores, -1) - scores.gather(-1, targets[..., None])[..., 0]
     real = (targets != tokenizer.PAD).float()
@@ -114,7 +114,8 @@ def pretrain(
     for step in range(recipe.num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate_at(step, recipe)
-        losses = loss_of(weights, torch.stack([next(s) for s in streams]), shape)
+        documents = padded(torch.stack([next(s) for s in streams]), shape)
+        losses = loss_of(weights, documents, shape)
         optimizer.zero_grad()
         losses.sum().backward()
         clip_per_run(weights.values(), recipe.max_grad_norm)

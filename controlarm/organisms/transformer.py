@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from controlarm.organisms.tokenizer import PAD, VOCAB_SIZE
@@ -59,19 +59,45 @@ def rms_norm(x: Float[Tensor, "run *rest hidden"], scale: Float[Tensor, "run hid
 
 
 def rotary(
-    positions: Int[Tensor, " token"], head: int, dtype: torch.dtype
+    positions: Int[Tensor, " token"], head: int
 ) -> tuple[Float[Tensor, "token head"], Float[Tensor, "token head"]]:
-    """Cosines and sines of RoPE (arXiv:2104.09864), halves duplicated as in Llama."""
+    """Cosines and sines of RoPE (arXiv:2104.09864) in float32, halves duplicated as in Llama.
+
+    Tables are made outside of compiled functions, which would work each number out anew wherever it is used.
+    """
     frequency = ROPE_THETA ** -(torch.arange(0, head, 2, device=positions.device) / head)
     angle = (positions[:, None] * frequency).repeat(1, 2)
-    return angle.cos().to(dtype), angle.sin().to(dtype)
+    return angle.cos(), angle.sin()
 
 
 def rotate(x: Float[Tensor, "*batch token head"], cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate each pair (i, i + head/2) by its position's angle."""
     half = x.shape[-1] // 2
     turned = torch.cat((-x[..., half:], x[..., :half]), dim=-1)
-    return x * cos + turned * sin
+    return (x * cos + turned * sin).to(x.dtype)
+
+
+class Sequences(NamedTuple):
+    """What a forward pass reads: tokens, and which of them each one sees.
+
+    Token j is seen by token i when j ≤ i < ends[j]. Plain text ends at the row's length; in a tree stored depth first
+    (``packing``) a node ends where its subtree does.
+    """
+
+    tokens: Int[Tensor, "run row token"]
+    ends: Int[Tensor, "run row token"]
+    cos: Float[Tensor, "run row token head"]
+    """Rotary tables of each token's position, here and below."""
+    sin: Float[Tensor, "run row token head"]
+
+
+def padded(tokens: Int[Tensor, "run row token"], shape: Shape) -> Sequences:
+    """Plain texts, padded on either side; nobody sees padding, but each padding itself."""
+    length = tokens.shape[-1]
+    places = torch.arange(length, device=tokens.device)
+    ends = torch.where(tokens == PAD, places + 1, length)
+    tables = (table.expand(*tokens.shape, shape.head) for table in rotary(places, shape.head))
+    return Sequences(tokens, ends, *tables)
 
 
 def project(x: Float[Tensor, "run row a"], weight: Float[Tensor, "run a b"]) -> Tensor:
@@ -91,35 +117,26 @@ def mlp(weights: Weights, i: int, x: Float[Tensor, "run row hidden"]) -> Tensor:
     return project(gate * project(x, weights[f"{i}.up"]), weights[f"{i}.down"])
 
 
-def attention_mask(
-    tokens: Int[Tensor, "run rollout token"],
-) -> Bool[Tensor, "run rollout 1 token token"]:
-    """Causal, padding hidden; a position always sees itself, so no row of the softmax is empty."""
-    length = tokens.shape[-1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=tokens.device).tril()
-    self_only = torch.eye(length, dtype=torch.bool, device=tokens.device)
-    seen = (tokens != PAD)[:, :, None, :]
-    return ((seen & causal) | self_only)[:, :, None]
-
-
 def hidden_states_with_cache(
-    weights: Weights, tokens: Int[Tensor, "run rollout token"], shape: Shape
-) -> tuple[Float[Tensor, "run rollout token hidden"], list[tuple[Tensor, Tensor]]]:
+    weights: Weights, sequences: Sequences, shape: Shape
+) -> tuple[Float[Tensor, "run row token hidden"], list[tuple[Tensor, Tensor]]]:
     """Final hidden states of whole sequences, normalised, and each layer's rotated keys and values.
 
-    Keys and values are ``[run, rollout, head, token, width]``. The compute dtype is that of the weights.
+    Keys and values are ``[run, row, head, token, width]``. The compute dtype is that of the weights.
     """
-    runs, rollouts, length = tokens.shape
+    runs, rows, length = sequences.tokens.shape
     dtype = weights["embed"].dtype
-    positions = torch.arange(length, device=tokens.device)
-    cos, sin = rotary(positions, shape.head, dtype)
-    bias = torch.where(attention_mask(tokens), 0.0, MASKED)
+    cos, sin = sequences.cos[:, :, None], sequences.sin[:, :, None]
+    place = torch.arange(length, device=sequences.tokens.device)
+    before = place <= place[:, None]
+    seen = before & (place[:, None] < sequences.ends[:, :, None, None, :])
+    bias = torch.where(seen, 0.0, MASKED)
 
     def heads(flat: Tensor) -> Tensor:
-        return flat.view(runs, rollouts, length, shape.heads, shape.head).transpose(2, 3)
+        return flat.view(runs, rows, length, shape.heads, shape.head).transpose(2, 3)
 
     caches = []
-    x = embed(weights, tokens.flatten(1), dtype)
+    x = embed(weights, sequences.tokens.flatten(1), dtype)
     for i in range(shape.layers):
         h = rms_norm(x, weights[f"{i}.norm1"])
         q, k, v = (heads(project(h, weights[f"{i}.{name}"])) for name in "qkv")
@@ -130,14 +147,14 @@ def hidden_states_with_cache(
         x = x + project(mixed.transpose(2, 3).reshape(x.shape), weights[f"{i}.o"])
         x = x + mlp(weights, i, rms_norm(x, weights[f"{i}.norm2"]))
     x = rms_norm(x, weights["norm"])
-    return x.view(runs, rollouts, length, shape.hidden), caches
+    return x.view(runs, rows, length, shape.hidden), caches
 
 
 def hidden_states(
-    weights: Weights, tokens: Int[Tensor, "run rollout token"], shape: Shape
-) -> Float[Tensor, "run rollout token hidden"]:
+    weights: Weights, sequences: Sequences, shape: Shape
+) -> Float[Tensor, "run row token hidden"]:
     """Final hidden states of whole sequences, normalised."""
-    return hidden_states_with_cache(weights, tokens, shape)[0]
+    return hidden_states_with_cache(weights, sequences, shape)[0]
 
 
 def logits(
