@@ -175,7 +175,9 @@ def read_table(path: Path, names: Sequence[str]) -> pa.Table:
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
                 raise DamagedFileError(path, f"has no column {missing[0]!r}")
-            return file.read(columns=list(names), use_threads=False)
+            table = file.read(columns=list(names), use_threads=False)
+        table.validate(full=True)  # else a text that is no UTF-8 raises only where it is looked at
+        return table
     except (pa.ArrowException, OSError) as error:
         raise DamagedFileError(path, f"cannot be read as parquet ({error})") from None
 

@@ -210,7 +210,11 @@ def read_evaluation(
 
 
 def read_texts(path: Path, problem_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """The greedy completion and the first sample of some problems, for showing side by side."""
+    """The greedy completion and the first sample of some problems, for showing side by side.
+
+    Raises:
+        FolderError: when the file's texts cannot be read, which its grades could.
+    """
     names = (
         "problem_id",
         "decoding",
@@ -221,7 +225,10 @@ def read_texts(path: Path, problem_ids: Sequence[str]) -> Iterator[dict[str, Any
         "answer",
         "has_python",
     )
-    table = _columns(path, names)
+    try:
+        table = _columns(path, names)
+    except ValueError as error:
+        raise FolderError(f"{path}: {error}; {files.REMEDY}") from None
     wanted = set(problem_ids)
     first = (row for row in table.to_pylist() if row["sample"] == 0)
     yield from (row for row in first if row["problem_id"] in wanted)
@@ -290,7 +297,7 @@ def _read_run(
                 file, protocol.evaluation.num_problems, protocol.evaluation.samples, held_out
             )
         except ValueError as error:
-            damaged.append(Damage(f"{spec.path}/evaluations/{file.name}", str(error)))
+            damaged.append(Damage(f"{spec.path}/evaluations/{file.name}", _first_line(error)))
     lines = journal["step"]
     if evaluations and not complaints and max(evaluations) > (lines[-1] if len(lines) else 0):
         what = f"has no line of step {max(evaluations)}, of which there is an evaluation"
@@ -389,14 +396,14 @@ def read_trial(folder: Path) -> Trial:
         problems = _read_problems(folder)
         held_out = [problem.id for problem in problems["held_out"]]
     except ValueError as error:
-        damaged.append(Damage("problems.parquet", str(error)))
+        damaged.append(Damage("problems.parquet", _first_line(error)))
     labels = {}
     for file in sorted((folder / "labels").glob("*-p*.parquet")):
         family, _, seed = file.stem.rpartition("-p")
         try:
             labels[family, int(seed)] = _columns(file, LABELS).to_pylist()
         except ValueError as error:
-            damaged.append(Damage(f"labels/{file.name}", str(error)))
+            damaged.append(Damage(f"labels/{file.name}", _first_line(error)))
     runs = []
     for spec in plan["runs"]:
         run, wrong = _read_run(folder, RunSpec(**spec), protocol, held_out)
