@@ -103,9 +103,9 @@ def final_answer(text: str) -> str | None:
     >>> final_answer("So 3 + 4 = 7. The answer is 7 pens, I think."), final_answer("He has 3, then 1,204.")
     ('7', '1,204')
     """
-    for phrase in reversed(list(_PHRASE.finditer(text))):
-        end = _SENTENCE_END.search(text, phrase.end())
-        said = text[phrase.end() : end.start() if end else len(text)]
+    for start in reversed([phrase.end() for phrase in _PHRASE.finditer(text)]):
+        end = _SENTENCE_END.search(text, start)
+        said = text[start : end.start() if end else len(text)]
         if answer := _said(said):
             return answer
     number = None

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from controlarm.markup import visible
 from controlarm.protocol import Protocol, RunSpec
 
 LINES_PER_SHARD = 10
@@ -138,7 +139,8 @@ class Progress:
             for recipe in self.protocol.recipes:
                 for arm in self.protocol.arms:
                     head = (family, recipe, arm) if several else (family, arm)
-                    table.add_row(*head, *self._row(family, recipe, arm))
+                    cells = (*head, *self._row(family, recipe, arm))
+                    table.add_row(*map(Text, cells))
         return Group(table, Text(self._summary(), style="dim"))
 
     def _row(self, family: str, recipe: str, arm: str) -> list[str]:
@@ -187,7 +189,7 @@ def watching(progress: Progress, console: Console) -> Iterator[Callable[[Report]
             progress.hear(report)
             line = progress.line(report)
             if line is not None:
-                console.print(line, markup=False, highlight=False, soft_wrap=True)
+                console.print(Text(visible(line)), soft_wrap=True)
 
         yield tell
         return

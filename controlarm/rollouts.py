@@ -92,4 +92,12 @@ def table(
                 **verdict_columns(judge(one.text, one.problem.answer)),
             }
         )
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist([_writable(row) for row in rows], schema=SCHEMA)
+
+
+def _writable(row: dict[str, Any]) -> dict[str, Any]:
+    """The row as UTF-8 can hold it: a lone surrogate becomes a question mark."""
+    return {
+        name: value.encode(errors="replace").decode() if isinstance(value, str) else value
+        for name, value in row.items()
+    }

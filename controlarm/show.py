@@ -1,5 +1,6 @@
 """Completions on a terminal: the same problem side by side across arms. Model text is shown, never obeyed."""
 
+import re
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ TRAINED = ("problem_id", "sample", "text", "strict", "answer", "has_python", "tr
 
 Row = dict[str, Any]
 
+_UNPLAIN = re.compile(r"[^\n -~]")
+
 
 def visible(text: str) -> str:
     r"""Text with everything that a terminal would obey, or that would hide, spelled out; line ends stay.
@@ -39,7 +42,7 @@ def visible(text: str) -> str:
     >>> visible("a\x1b[31m\tb\u202e\x9b")
     'a␛[31m␉b\\u202e\\x9b'
     """
-    return "".join(c if c == "\n" else _spelled(c) for c in text)
+    return _UNPLAIN.sub(lambda match: _spelled(match[0]), text)
 
 
 def _spelled(c: str) -> str:

@@ -1,10 +1,19 @@
 r"""Texts that mean harm: to a terminal, to a browser, to a parser, to a file format, to patience.
 
 ``NASTY`` are short ones, each with the name of what it attacks. ``long_texts`` are the same kinds at a given length: what
-is quadratic, or recursive, shows there. Both are data; nothing here knows what they are pushed through.
+is quadratic, or recursive, shows there. `harm` puts texts in every place of a fabricated run folder that holds one.
 """
 
+import hashlib
+import re
 from collections.abc import Iterator
+from itertools import cycle
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from controlarm import files
+from controlarm import protocol as protocols
 
 SCRIPT = "document.title='owned';document.documentElement.dataset.owned=1;parent.owned=1;"
 """What a page's canary does when it runs."""
@@ -134,3 +143,97 @@ def long_texts(length: int) -> Iterator[tuple[str, str]]:
         )
     yield "one endless comment", "```python\nx = 1 #" + " " * length + "1\n```"
     yield "one endless number in code", "```python\nx = " + "9" * length + " # 1\n```"
+
+
+PROTOCOL = """
+[trial]
+name = "hostile"
+question = QUESTION
+[design]
+families = ["coder", "FAMILY"]
+pretraining_seeds = [1]
+seeds = [1]
+num_steps = 2
+num_problems = 4
+[recipes.grpo]
+prompts_per_step = 2
+group_size = 4
+updates_per_rollout = 1
+learning_rate = 1e-3
+[recipes.RECIPE]
+prompts_per_step = 2
+group_size = 4
+updates_per_rollout = 1
+learning_rate = 1e-3
+[arms]
+ground_truth = {}
+constructor = {reward = "one_shot", problem = QUESTION}
+random = {}
+ARM = {reward = "format"}
+[evaluation]
+num_problems = 4
+samples = 2
+steps = [0, 2]
+pass_at_k = [1, 2]
+[endpoint]
+metric = "accuracy"
+step = 2
+placebo = "random"
+margin = 0.03
+planning_sd = 0.03
+primary = [{family = "coder", arm = "ground_truth"}, {family = "FAMILY", arm = "ARM"}]
+[[controls]]
+family = "coder"
+arm = "ground_truth"
+expect = "superior"
+why = QUESTION
+"""
+
+
+def in_toml(text: str) -> str:
+    """A string as a TOML file can hold it: no lone surrogates."""
+    held = text.encode("utf-8", "replace").decode()
+    return '"' + "".join(f"\\U{ord(c):08x}" for c in held) + '"'
+
+
+def protocol_of(question: str) -> str:
+    """The trial file: its free texts are the question, its free names are as long as may be."""
+    return re.sub("FAMILY|RECIPE|ARM", "w" * 40, PROTOCOL).replace("QUESTION", in_toml(question))
+
+
+def harm(folder: Path, texts: list[str], everything: str) -> None:
+    """Put hostile texts in every place of a run folder that holds one; the files stay well-formed and sealed."""
+    turn, said = cycle(texts), cycle(texts)
+    problems = pq.read_table(folder / "problems.parquet").to_pylist()
+    ids = {row["id"]: f"{i} {held(next(turn))}" for i, row in enumerate(problems)}
+
+    def rewrite(path: Path) -> None:
+        table = pq.read_table(path)
+        rows = table.to_pylist()
+        for row in rows:
+            for name in row.keys() & {"answer", "boxed", "majority", "incorrect"}:
+                row[name] = held(next(turn))
+            for name in row.keys() & {"id", "problem_id"}:
+                row[name] = ids[row[name]]
+            if "text" in row:
+                row["text"] = held(next(said) + everything)
+        files.write_table(path, table.from_pylist(rows, schema=table.schema))
+
+    for path in sorted(folder.rglob("*.parquet")):
+        rewrite(path)
+    run = min(folder.glob("*/*/*-s1"))
+    files.write_json(run / "failed.json", {"step": 2, "reason": everything})
+    poison = {f"{i} {text}": text for i, text in enumerate(texts)}
+    files.write_json(folder / "environment.json", {"python": everything, "libraries": poison})
+    toml = protocol_of("w" * 300 + everything)
+    (folder / "protocol.toml").write_text(toml, encoding="utf-8")
+    plan = files.read_json(folder / "plan.json")
+    plan["materials"] |= poison
+    plan["digest"] = protocols.digest(protocols.parse(toml), plan["materials"])
+    plan["protocol_sha256"] = hashlib.sha256(toml.encode()).hexdigest()
+    files.write_json(folder / "plan.json", plan)
+
+
+def held(text: str) -> str:
+    """The text as parquet can hold it: without lone surrogates."""
+    return text.encode("utf-8", "replace").decode()
