@@ -103,6 +103,9 @@ const look = async (name, width) => {
     idents: all.map((e) => e.id).filter(Boolean).sort(),
     owned: [frame.contentWindow.owned, window.owned, page.documentElement.dataset && page.documentElement.dataset.owned, page.title === "owned"],
     wide: [page.documentElement.scrollWidth, frame.contentWindow.innerWidth],
+    cut: [...page.querySelectorAll("h1, .question, .verdict li")].filter((e) => e.scrollWidth > e.clientWidth).length,
+    beyond: [...page.querySelectorAll(".panel text")].filter((e) =>
+      e.getBoundingClientRect().right > e.closest("svg").getBoundingClientRect().right + 24).map((e) => e.textContent),
     count: form && page.getElementById("count").textContent,
     shown: page.querySelectorAll("#problems > article").length,
     words: form && page.getElementById("problems").textContent.length,
@@ -159,6 +162,7 @@ def test_nothing_of_a_hostile_trial_runs_or_becomes_part_of_the_page(server, sum
         if name.endswith(".html"):
             assert seen["shown"] > 10 and seen["count"] == harmless["count"], place
             assert seen["wide"][0] <= seen["wide"][1], place
+            assert (seen["cut"], seen["beyond"]) == (0, []), place
 
 
 def test_what_is_not_escaped_would_run(server, summaries, browse, monkeypatch):
