@@ -337,8 +337,8 @@ def _siblings(folder: Path, name: str, digest: str) -> list[Path]:
     for other in sorted(folder.parent.glob(f"{name}-*/plan.json")):
         try:
             theirs = folders.read_plan(other.parent)
-        except FolderError:
-            continue
+        except FolderError:  # damage hides no trial: its folder's name tells which it was
+            theirs = {"trial": name, "digest": other.parent.name.rpartition("-")[2]}
         if theirs["trial"] == name and theirs["digest"] != digest:
             found.append(other.parent)
     return found
@@ -547,7 +547,7 @@ def pretrain(
 
     Writes OUT/<family>-p<seed>.safetensors, the weights, and beside each a card of what was measured, .md and .json.
     """
-    with _answering(stopped="stopped; nothing was written"):
+    with _answering(stopped="stopped; nothing was written but what is named above"):
         from controlarm.organisms.pretrain import Organism, Pretraining
 
         mixtures: dict[str, Mixture] = {}

@@ -74,8 +74,9 @@ def siblings(folder: Path, plan: Mapping[str, Any]) -> list[Row]:
             continue
         try:
             theirs = read_plan(other)
-        except FolderError:
-            continue
+        except FolderError:  # damage hides no trial: its folder's name tells which it was
+            name, _, digest = other.name.rpartition("-")
+            theirs = {"trial": name, "digest": digest}
         if theirs["trial"] == plan["trial"] and theirs["digest"] != plan["digest"]:
             found.append({"folder": other.name, "digest": theirs["digest"]})
     return found

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from controlarm import files, protocol, seeds, trial
 from controlarm.analysis.folder import FolderError, read_trial
+from controlarm.analysis.summary import summarise
 from controlarm.cli import app
 from controlarm.files import DamagedFileError
 from controlarm.protocol import ProtocolError
@@ -193,3 +194,16 @@ def test_a_plan_of_another_digest_is_refused(at_place, undisturbed, tmp_path):
     files.write_json(copied / "plan.json", plan | {"digest": "0" * 64})
     with pytest.raises(DamagedFileError, match=r"plan\.json.*another --runs folder"):
         trial.prepare(Path("trial.toml"), tmp_path, "cpu")
+
+
+def test_a_trial_of_the_same_name_is_named_even_if_its_plan_is_damaged(
+    at_place, undisturbed, tmp_path
+):
+    copied = Path(shutil.copytree(undisturbed.folder, tmp_path / undisturbed.folder.name))
+    other = tmp_path / "small-00c0ffee"
+    other.mkdir()
+    (other / "plan.json").write_bytes((copied / "plan.json").read_bytes()[:-9])
+    made = summarise(copied)
+    assert made["trial"]["siblings"] == [{"folder": "small-00c0ffee", "digest": "00c0ffee"}]
+    check = CliRunner().invoke(app, ["check", "trial.toml", "--runs", str(tmp_path)])
+    assert f"sibling     {other}" in check.stdout

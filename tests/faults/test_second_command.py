@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from typer.testing import CliRunner
@@ -15,27 +14,20 @@ from controlarm.cli import app
 from tests.faults import command
 
 HOLD = """
-import os, sys, time
+import sys, time
 from pathlib import Path
 from controlarm import files
-with files.locked(Path(sys.argv[1])) as lock:
-    if sys.argv[2] == "worker":
-        os.set_inheritable(lock.fileno(), True)
-        if os.fork():
-            print("held", flush=True)
-            time.sleep(60)
-        time.sleep(1)
-        os._exit(0)
+with files.locked(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
 """
 
 
 @contextlib.contextmanager
-def held(folder, how):
+def held(folder):
     """Another process has the folder."""
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, folder, how], stdout=subprocess.PIPE, text=True, start_new_session=True,
+        [sys.executable, "-c", HOLD, folder], stdout=subprocess.PIPE, text=True, start_new_session=True,
         env=os.environ | {"PYTHONPATH": str(command.ROOT)},
     )  # fmt: skip
     assert process.stdout is not None
@@ -54,7 +46,7 @@ def test_a_second_command_is_refused_and_changes_nothing(at_place, undisturbed, 
     folder = undisturbed.folder
     before = command.contents(folder)
     given = command.arguments("undisturbed") if words == "run" else ["report", str(folder)]
-    with held(folder, "alone") as other:
+    with held(folder) as other:
         result = CliRunner().invoke(app, given)
     assert result.exit_code == 2
     name = folder.relative_to(at_place) if words == "run" else folder
@@ -65,13 +57,14 @@ def test_a_second_command_is_refused_and_changes_nothing(at_place, undisturbed, 
     assert command.contents(folder) == before
 
 
-def test_the_workers_of_a_killed_command_keep_the_folder_until_they_have_ended(tmp_path):
-    with held(tmp_path, "worker") as other:
-        began = time.monotonic()
-        other.kill()
-        other.wait()
-        with files.locked(tmp_path):
-            assert time.monotonic() - began > 0.5, "the worker had a second to go"
+@pytest.mark.slow
+def test_the_workers_of_a_killed_command_keep_the_folder_until_they_have_ended(place, tmp_path):
+    fault = command.Fault("stage:update", 5, signal.SIGKILL, "parent")
+    struck = command.strike(place, tmp_path / "runs", fault, tmp_path / "log")
+    assert struck and command.members(struck.session), "workers outlive it for a moment"
+    (folder,) = (tmp_path / "runs").iterdir()
+    with files.locked(folder):
+        assert command.members(struck.session) == []
 
 
 def test_a_lock_that_a_dead_command_left_does_not_count(tmp_path):
