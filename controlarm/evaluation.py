@@ -206,7 +206,15 @@ def table(completions: Sequence[Sampled]) -> pa.Table:
                 **verdict_columns(said),
             }
         )
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist([writable(row) for row in rows], schema=SCHEMA)
+
+
+def writable(row: dict[str, object]) -> dict[str, object]:
+    """The row as UTF-8 can hold it: a lone surrogate becomes a question mark."""
+    return {
+        name: value.encode(errors="replace").decode() if isinstance(value, str) else value
+        for name, value in row.items()
+    }
 
 
 def verdict_columns(said: Judgement) -> dict[str, object]:

@@ -32,10 +32,9 @@ class Trees(NamedTuple):
         return self.nodes.tokens.shape[1]
 
     def row(self, number: int) -> "Trees":
-        """One row of each run, in memory of its own; ``where`` stays."""
-        part = slice(number, number + 1)
-        nodes = Sequences(*(x[:, part].contiguous() for x in self.nodes))
-        return Trees(nodes, self.parents[:, part].contiguous(), self.where)
+        """One row of each run; ``where`` stays."""
+        nodes = Sequences(*(one_row(x, number) for x in self.nodes))
+        return Trees(nodes, one_row(self.parents, number), self.where)
 
     def spread(self, values: Float[Tensor, "run row node"]) -> Float[Tensor, "run rollout token"]:
         """Each completion token's value; at padding that of node 0."""
@@ -58,6 +57,14 @@ class Trees(NamedTuple):
         places = places + size * np.arange(shape[0])[:, None]
         sums = np.bincount(places.ravel(), values.ravel(), minlength=shape[0] * size)
         return torch.from_numpy(sums).float().view(shape).to(self.parents.device)
+
+
+def one_row(x: Tensor, number: int) -> Tensor:
+    """``x[:, number]``, that axis kept, with the strides of a new tensor: by strides, too, compiled programs differ.
+
+    ``contiguous`` is not enough: with a single run it finds nothing to do.
+    """
+    return x[:, number : number + 1].clone(memory_format=torch.contiguous_format)
 
 
 class _Row(NamedTuple):
@@ -104,7 +111,7 @@ def pack(
             depths[own] = real.nonzero()[1]
             parents[(run, number, at[:, 1:][real[:, 1:]])] = at[:, :-1][real[:, 1:]]
             last = np.take_along_axis(at, real.sum(1)[:, None] - 1, axis=1)
-            np.maximum.at(ends, own, np.broadcast_to(last + 1, at.shape)[real])
+            np.maximum.at(ends[run, number], at[real], np.broadcast_to(last + 1, at.shape)[real])
             said = prompt_lengths[run, row.order][:, None] + np.arange(num_tokens)
             beyond = said >= real.sum(1)[:, None]
             said = np.minimum(said, at.shape[1] - 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from controlarm import evaluation
-from controlarm.evaluation import VERDICT_FIELDS, judge, verdict_columns
+from controlarm.evaluation import VERDICT_FIELDS, judge, verdict_columns, writable
 from controlarm.sampling import Completions
 
 
@@ -92,12 +92,4 @@ def table(
                 **verdict_columns(judge(one.text, one.problem.answer)),
             }
         )
-    return pa.Table.from_pylist([_writable(row) for row in rows], schema=SCHEMA)
-
-
-def _writable(row: dict[str, Any]) -> dict[str, Any]:
-    """The row as UTF-8 can hold it: a lone surrogate becomes a question mark."""
-    return {
-        name: value.encode(errors="replace").decode() if isinstance(value, str) else value
-        for name, value in row.items()
-    }
+    return pa.Table.from_pylist([writable(row) for row in rows], schema=SCHEMA)

@@ -354,7 +354,9 @@ def _train(
     lock: Connection,
 ) -> None:
     context = multiprocessing.get_context("spawn")
-    with _environment_of_workers():  # the process that cleans up after them starts with the first queue
+    with (
+        _environment_of_workers()
+    ):  # the process that cleans up after them starts with the first queue
         tasks, reports = context.Queue(), context.Queue()
     workers = max(1, min(workers, len(waiting)))
     for number in waiting:

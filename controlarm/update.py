@@ -19,7 +19,7 @@ from controlarm.organisms.transformer import (
     hidden_states,
     logits,
 )
-from controlarm.packing import Trees, pack
+from controlarm.packing import Trees, one_row, pack
 from controlarm.protocol import Recipe
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -65,9 +65,8 @@ class Terms(NamedTuple):
     base_logprobs: Nodes | None = None
 
     def row(self, number: int) -> "Terms":
-        """One row of each run, in memory of its own."""
-        part = slice(number, number + 1)
-        return Terms(*(x[:, part].contiguous() for x in self if x is not None))
+        """One row of each run."""
+        return Terms(*(one_row(x, number) for x in self if x is not None))
 
 
 class Losses(NamedTuple):

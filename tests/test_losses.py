@@ -20,9 +20,8 @@ def double(values):
 
 def surrogate(logprob, old, above, below, low, high):
     """Of tokens in a row."""
-    return clipped_surrogate(
-        *(double(x).reshape(1, 1, -1) for x in (logprob, old, above, below)), low, high
-    )
+    logprob, old, above, below = (double(x).reshape(1, 1, -1) for x in (logprob, old, above, below))
+    return clipped_surrogate(logprob, old, above, below, low, high)
 
 
 def plain_surrogate(logprob, old, gain, low, high):

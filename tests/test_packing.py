@@ -90,6 +90,15 @@ def test_nothing_stands_twice_in_a_row_and_what_fits_one_row_stands_once(one):
             assert total == len(prefixes)
 
 
+@given(told(runs=1))
+def test_a_row_is_laid_out_alike_however_many_there_are(one):
+    row = one.trees.row(one.trees.num_rows - 1)
+    for x in (*row.nodes, row.parents):
+        assert x.stride() == torch.empty(x.shape).stride(), (
+            "or each number of rows is compiled anew"
+        )
+
+
 @given(told(), st.randoms(use_true_random=False))
 def test_sums_at_the_nodes_are_those_of_a_plain_loop(one, random):
     trees, real = one.trees, one.completions != PAD
@@ -97,7 +106,7 @@ def test_sums_at_the_nodes_are_those_of_a_plain_loop(one, random):
     expected = torch.zeros(trees.parents.shape, dtype=torch.float64)
     for run, rollout, t in real.nonzero().tolist():
         row, node = divmod(trees.where[run, rollout, t].item(), one.length)
-        expected[run, row, node] += values[run, rollout, t]
+        expected[run, row, node] += values[run, rollout, t].item()
     torch.testing.assert_close(trees.total(values), expected.float())
 
 
