@@ -4,7 +4,7 @@ import math
 from typing import NamedTuple
 
 from controlarm.analysis import contrasts
-from controlarm.protocol import Protocol, runs
+from controlarm.protocol import Protocol, runs, shards
 
 SECONDS_PER_ROLLOUT = 1.5e-3
 """Sampling and training on one rollout of up to 32 tokens: processor seconds on one Zen 5 core, compiled."""
@@ -46,23 +46,24 @@ def costs(trial: Protocol) -> Costs:
     """What will be generated, and about what it takes."""
     design, evaluation = trial.design, trial.evaluation
     num_units, num_arms = len(design.units()), len(trial.arms)
-    num_shards = len(design.families) * len(trial.recipes) * num_units
+    num_cells = len(design.families) * len(trial.recipes) * num_units
     batches = [r.prompts_per_step * r.group_size for r in trial.recipes.values()]
     bases = len(design.families) * len(set(design.pretraining_seeds))
     rollouts = len(design.families) * num_units * num_arms * design.num_steps * sum(batches)
     labelled = bases * design.num_problems * trial.labels.samples
     each = evaluation.num_problems * (1 + evaluation.samples)
-    evaluated = num_shards * each * (1 + num_arms * (len(evaluation.steps) - 1))
+    evaluated = num_cells * each * (1 + num_arms * (len(evaluation.steps) - 1))
     length = design.max_tokens / 32
     return Costs(
         num_runs=len(runs(trial)),
-        num_shards=num_shards,
+        num_shards=len(shards(trial)),
         num_rollouts=rollouts,
         num_labelled=labelled,
         num_evaluated=evaluated,
         processor_seconds=length
         * (rollouts * SECONDS_PER_ROLLOUT + (labelled + evaluated) * SECONDS_PER_COMPLETION),
-        worker_bytes=WORKER_BYTES + num_arms * (RUN_BYTES + max(batches) * length * ROLLOUT_BYTES),
+        worker_bytes=WORKER_BYTES
+        + max(map(len, shards(trial))) * (RUN_BYTES + max(batches) * length * ROLLOUT_BYTES),
     )
 
 

@@ -90,10 +90,11 @@ class Progress:
         return max(busy)
 
     def shard_name(self, shard: int) -> str:
-        """Example: ``coder-p1-s1``, with the recipe where there are several."""
-        spec = self.specs[self.shards[shard][0]]
-        recipe = f"-{spec.recipe}" if len(self.protocol.recipes) > 1 else ""
-        return f"{spec.family}{recipe}-p{spec.pretraining_seed}-s{spec.seed}"
+        """Example: ``coder-p1-s1``, with the recipe where there are several, up to the last unit where there are."""
+        specs = [self.specs[i] for i in self.shards[shard]]
+        recipe = f"-{specs[0].recipe}" if len(self.protocol.recipes) > 1 else ""
+        first, last = (f"p{s.pretraining_seed}-s{s.seed}" for s in (specs[0], specs[-1]))
+        return f"{specs[0].family}{recipe}-{first}" + (f" to {last}" if last != first else "")
 
     def line(self, report: Report) -> str | None:
         """A report as a line of a log; None for most steps."""

@@ -247,6 +247,33 @@ def runs(protocol: Protocol) -> list[RunSpec]:
     ]
 
 
+SHARD_RUNS = 8
+"""Runs that train together where the trial is large: enough for a core, whose cache they must share."""
+
+SHARDS = 16
+"""A trial that has fewer shards than this keeps them apart, so that several cores find work."""
+
+
+def shards(protocol: Protocol) -> list[list[int]]:
+    """Which runs train together, as indices into ``runs``.
+
+    All arms of one (family, recipe, unit), so that contrasts stay within a program; in a large trial several units of
+    a family and recipe.
+    """
+    units: dict[tuple[str, str], dict[tuple[int, int], list[int]]] = {}
+    for i, run in enumerate(runs(protocol)):
+        of_recipe = units.setdefault((run.family, run.recipe), {})
+        of_recipe.setdefault((run.pretraining_seed, run.seed), []).append(i)
+    num_units = sum(map(len, units.values()))
+    together = max(1, min(SHARD_RUNS // len(protocol.arms), num_units // SHARDS))
+    found = []
+    for of_recipe in units.values():
+        members = list(of_recipe.values())
+        for start in range(0, len(members), together):
+            found.append([i for unit in members[start : start + together] for i in unit])
+    return found
+
+
 def _misfits(p: Protocol) -> list[str]:
     """Contradictions between tables, each naming its key and the remedy."""
     found: list[str] = []

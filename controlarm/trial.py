@@ -150,15 +150,6 @@ PROMPT_LENGTH = 18
 """Longest prompt of the arithmetic set, in tokens; a test holds it."""
 
 
-def shards(trial: Protocol) -> list[list[int]]:
-    """Which runs train together: all arms of one (family, recipe, unit), so that contrasts stay within a program."""
-    found: dict[tuple[str, str, int, int], list[int]] = {}
-    for i, run in enumerate(protocol.runs(trial)):
-        key = (run.family, run.recipe, run.pretraining_seed, run.seed)
-        found.setdefault(key, []).append(i)
-    return list(found.values())
-
-
 def make_plan(
     trial: Protocol, made_of: dict[str, str], compiled: bool, device: str
 ) -> dict[str, Any]:
@@ -168,7 +159,7 @@ def make_plan(
         "trial": trial.trial.name,
         "materials": made_of,
         "runs": [run._asdict() for run in protocol.runs(trial)],
-        "shards": shards(trial),
+        "shards": protocol.shards(trial),
         "prompt_length": PROMPT_LENGTH,
         "compiled": compiled,
         "device": device,

@@ -420,7 +420,7 @@ def hearing(reports: list[dict]) -> Progress:
     progress = Progress(
         protocol=plan,
         specs=protocol.runs(plan),
-        shards=trial.shards(plan),
+        shards=protocol.shards(plan),
         waiting=[0, 1],
         workers=1,
     )
