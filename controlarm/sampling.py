@@ -94,10 +94,12 @@ def choose(
     told: Distribution, row: Int[Tensor, "run sample"], noise: Float[Tensor, "run sample vocab"]
 ) -> Choice:
     """Each sample's Gumbel-max draw from the distribution of its row; zero noise is greedy."""
-    of_run = torch.arange(len(row), device=row.device)[:, None]
-    logp = told.logp[of_run, row]
+    rows, vocab = told.logp.shape[1:]
+    index = (torch.arange(len(row), device=row.device)[:, None] * rows + row).flatten()
+    logp = told.logp.reshape(-1, vocab).index_select(0, index).view(*row.shape, vocab)
     token = (logp + noise).argmax(-1)
-    return Choice(token, logp.gather(-1, token[..., None])[..., 0], told.entropy[of_run, row])
+    entropy = told.entropy.flatten().index_select(0, index).view(row.shape)
+    return Choice(token, logp.gather(-1, token[..., None])[..., 0], entropy)
 
 
 class Cache:
@@ -243,11 +245,11 @@ def extend(
     first = np.append(True, old[1:] != old[:-1])
     stays = first & (parent < tiles * TILE)
     row[stays] = parent[stays]
-    for one in np.unique(run[~stays]):
-        mine = run == one
-        free = np.setdiff1d(np.arange(tiles * TILE), row[mine & stays], assume_unique=True)
-        moves = mine & ~stays
-        row[moves] = free[: moves.sum()]
+    taken = np.zeros((runs, tiles * TILE), dtype=bool)
+    taken[run[stays], row[stays]] = True
+    for one in set(run[~stays].tolist()):
+        moves = (run == one) & ~stays
+        row[moves] = np.flatnonzero(~taken[one])[: moves.sum()]
     found = np.zeros_like(of_sample)
     found[alive] = row[text_of]
     return Rows(found, run, parent, row, said, tiles)

@@ -25,6 +25,7 @@ PIECES = (
 VOCAB_SIZE = 96
 """Rows of the embedding; the ids from ``len(PIECES)`` on are unused."""
 
+_TEXTS = ("", "", *PIECES[2:], *[""] * (VOCAB_SIZE - len(PIECES)))
 _IDS = {piece: i for i, piece in enumerate(PIECES)}
 _SPLIT = re.compile("|".join(re.escape(p) for p in sorted(PIECES[2:], key=len, reverse=True)))
 
@@ -51,13 +52,10 @@ def encode(text: str) -> list[int]:
 
 def decode(tokens: Iterable[int]) -> str:
     """Text of the tokens up to the first end token; padding and unused ids give nothing."""
-    pieces = []
-    for token in tokens:
-        if token == END:
-            break
-        if PAD < token < len(PIECES):
-            pieces.append(PIECES[token])
-    return "".join(pieces)
+    ids = list(tokens)
+    if END in ids:
+        del ids[ids.index(END) :]
+    return "".join(map(_TEXTS.__getitem__, ids))
 
 
 def left_pad(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
