@@ -21,11 +21,13 @@ def test_an_inferior_arm_loses_against_it():
     [
         (0.30, 0.06, "20 % of the raw gain came with the placebo"),
         (0.30, -0.06, "none of the raw gain came with the placebo"),
-        (0.001, 0.06, "no share is given"),
-        (-0.30, 0.06, "no share is given"),
+        (0.30, 0.02, "since random's own gain is not told apart from 0"),
+        (0.30, -0.02, "since random's own gain is not told apart from 0"),
+        (0.001, 0.06, "since the raw gain is not clearly above 0"),
+        (-0.30, 0.06, "since the raw gain is not clearly above 0"),
     ],
 )
-def test_the_placebos_share_is_given_only_of_a_clear_gain(raw, null, expected):
+def test_the_placebos_share_is_given_only_where_both_gain_clearly(raw, null, expected):
     text = placebo_part(
         "coder", "majority", "random", Estimate(raw, 0.01, 3), Estimate(null, 0.01, 3)
     )

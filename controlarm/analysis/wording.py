@@ -42,12 +42,16 @@ def contrast(where: str, arm: str, placebo: str, e: Estimate, outcome: str, labe
 def placebo_part(where: str, arm: str, placebo: str, raw: Estimate, null: Estimate) -> str:
     """How much of an arm's raw gain over base the placebo gave by itself.
 
-    A share is given only where the raw gain is clearly above 0; a share of nothing has no meaning.
+    A share is given only where both are clearly above 0: a share of nothing has no meaning, and a share that chance
+    may have made would be read as a finding.
     """
     alone = f"{placebo} alone {change(null.mean)} ({interval(null)})"
     start = f"{where}: over the base, {arm} {change(raw.mean)} and {alone}"
-    if raw.note is not None or not t_interval(raw, 0.95)[0] > 0:
+    if not t_interval(raw, 0.95)[0] > 0:
         return f"{start}; no share is given, since the raw gain is not clearly above 0."
-    if null.mean < 0:
+    low, high = t_interval(null, 0.95)
+    if high < 0:
         return f"{start}: none of the raw gain came with the placebo."
+    if not low > 0:
+        return f"{start}; no share is given, since {placebo}'s own gain is not told apart from 0."
     return f"{start}: {100 * null.mean / raw.mean:.0f} % of the raw gain came with the placebo."

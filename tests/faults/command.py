@@ -173,4 +173,4 @@ def assert_nothing_is_half_written(folder: Path) -> None:
             assert path.read_bytes().rstrip().endswith(b"</html>")
         elif path.name == "steps.jsonl":
             for line in path.read_bytes().split(b"\n")[:-1]:
-                assert files.intact(path, line), path
+                assert files.intact(line), path
