@@ -1,7 +1,6 @@
 """Ctrl-C and SIGTERM: within two seconds nothing of the command is left, and it says how to go on."""
 
 import shutil
-from pathlib import Path
 from signal import SIGINT, SIGTERM
 
 import pytest
@@ -58,6 +57,9 @@ def test_a_stop_while_workers_compile_takes_the_compilers_along(tmp_path, monkey
     steps = steps.replace("[0, 2, 3]", "[0, 3000]").replace("\nstep = 3\n", "\nstep = 3000\n")
     place = command.make_place(tmp_path / "place", steps)
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
-    compiler = Path(trial.shutil.which("g++") or "c++").name
-    fault = Fault(f"start:{compiler}", 3, SIGTERM, "parent")
+    compiler = tmp_path / "slow-compiler"
+    compiler.write_text('#!/bin/sh\nsleep 20\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    fault = Fault("start:slow-compiler", 1, SIGTERM, "parent")
     assert_stopped(strike(place, "runs", fault, tmp_path / "log"), fault)

@@ -8,7 +8,7 @@
     rename:KIND     it is whole and about to get its name
     sync:KIND       its bytes are about to be flushed to disk
     tear:KIND       half a line of a journal was written
-    start:NAME      a program of that name is about to be started
+    start:NAME      a program of that name is started; the signal comes a third of a second later
 """
 
 import os
@@ -127,7 +127,7 @@ class Agent:
         elif event == "os.rename":
             self.at(f"rename:{kind_of(arguments[1])}")
         elif event == "subprocess.Popen":
-            self.at(f"start:{Path(os.fsdecode(arguments[0])).name}")
+            self.at(f"start:{Path(os.fsdecode(arguments[0])).name}", 0.3)
 
     def sync(self, descriptor: int) -> None:
         self.at(f"sync:{kind_of(Path(f'/proc/self/fd/{descriptor}').readlink())}")
