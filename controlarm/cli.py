@@ -306,7 +306,7 @@ def _expectations(
     effect = (
         "none: one unit gives no interval"
         if math.isnan(detectable)
-        else f"{100 * detectable:.1f} percentage points of {end.metric} (80 % power; {units} units, planning_sd "
+        else f"{100 * detectable:.1f} percentage points of {end.metric} over {end.placebo} (80 % power; {units} units, planning_sd "
         f"{end.planning_sd:g}, Holm over {len(end.primary) * len(protocol.recipes)})"
     )
     models = len(set(protocol.design.pretraining_seeds))

@@ -173,6 +173,16 @@ def test_training_seeds_are_averaged_within_their_pretrained_model():
     assert contrasts.top_units({Unit(7, 1): 0.1, Unit(7, 2): 0.3}) == [0.1, 0.3]
 
 
+def test_what_samples_make_of_a_model_shrinks_with_its_training_seeds():
+    def noisy(model, seed, se):
+        return contrasts.UnitDifference(Unit(model, seed), 0.5, 0.4, 0.03, se)
+
+    twice = [noisy(m, s, 0.02) for m in (1, 2, 3) for s in (1, 2)]
+    assert contrasts.sampling_noise(twice) == pytest.approx(0.02 / sqrt(2))
+    assert contrasts.sampling_noise([noisy(7, 1, 0.03), noisy(7, 2, 0.04)]) == pytest.approx(0.05 / sqrt(2))  # fmt: skip
+    assert np.isnan(contrasts.sampling_noise([]))
+
+
 def test_a_family_claim_needs_three_pretrained_models():
     assert contrasts.family_claim([Unit(p, 1) for p in (1, 2, 3)])
     assert not contrasts.family_claim([Unit(p, s) for p in (1, 2) for s in (1, 2, 3)])

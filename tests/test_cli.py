@@ -376,6 +376,7 @@ def test_check_tells_the_plan_and_the_siblings(bench, copied):
         "evaluation 36 completions",
         "eager, about half as fast: there is no C++ compiler",
         "about 2 pretrained models a family, not the family",
+        "points of accuracy over random (80 % power",
         f"sibling {copied}",
     ):
         assert part in said

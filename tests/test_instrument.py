@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from benchmarks import planted
 from benchmarks.instrument import designs, judge, keep, pairs, rates, read_kept
@@ -139,6 +140,23 @@ def test_a_comparison_is_judged_as_the_report_judges_it(fabricated):
             assert found.outcome == reported.verdict.outcome
             compared += 1
     assert compared >= 3
+
+
+@pytest.mark.parametrize(("ratio", "lucky"), [(0.2, True), (0.25, False)])
+def test_the_report_marks_units_that_agree_more_than_samples_let_them(fabricated, ratio, lucky):
+    trial = read_trial(fabricated)
+    ends = tables.endpoints(trial)
+    case = ("coder", "grpo", "python")
+    end = ends[case]
+    sampling = np.sqrt(np.mean([d.sampling_se**2 for d in end.placebo.differences]))
+    near = end.placebo.estimate._replace(sd=ratio * sampling)
+    ends[case] = end._replace(placebo=end.placebo._replace(estimate=near))
+    first = {(r["family"], r["arm"], r["versus"], r["metric"]): r for r in tables.contrast_rows(trial, ends)}  # fmt: skip
+    row = first["coder", "python", "placebo", "accuracy"]
+    assert row["sampling_se"] == pytest.approx(sampling)
+    assert row["by_luck"] is lucky
+    assert (stats.chi2.cdf(2 * ratio**2, 2) < 0.05) == lucky
+    assert first["talker", "python", "base", "accuracy"]["by_luck"] is False, "equal, not lucky"
 
 
 def test_what_is_kept_of_a_run_folder_gives_the_same_differences(fabricated, tmp_path):

@@ -394,6 +394,25 @@ def test_every_headline_number_is_on_the_page(summary, page):
     assert summary["trial"]["digest"] in page.words
 
 
+def test_an_interval_that_is_short_by_luck_is_marked_where_it_is_read():
+    small = made_up_summary(num_problems=1, families=("coder",))
+    plain = Page(report.render(small)).words
+    at_end = [c for c in small["contrasts"] if c["versus"] == "placebo"]
+    at_end[0]["by_luck"] = True
+    marked = Page(report.render(small)).words
+    low, high = (points(x) for x in at_end[0]["ci95"])
+    assert f"{low} to {high}‡" in marked and f"{low} to {high}‡" not in plain
+    assert marked.count("‡") == plain.count("‡") + 1
+    assert "the seeds agree by luck" in marked and "the seeds agree by luck" not in plain
+
+
+def test_the_page_says_where_its_intervals_fail(page):
+    assert f"three seeds show no collapse in {100 * 0.75**3:.0f} % of trials" in page.words
+    assert "The claim is about these held-out problems" in page.words
+    titles = " ".join(title for title in page.attributes("title") if title)
+    assert "this comparison by itself would find with 80 % power; superior asks to beat placebo and base" in titles  # fmt: skip
+
+
 def test_other_protocols_of_the_same_name_and_missing_runs_are_shown():
     words = Page(
         report.render(made_up_summary(num_problems=1, complete=False, families=("coder",)))

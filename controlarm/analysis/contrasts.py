@@ -144,6 +144,16 @@ def top_units(values: Mapping[Unit, float]) -> list[float]:
     return [float(np.mean(members)) for members in by_model.values()]
 
 
+def sampling_noise(differences: Sequence[UnitDifference]) -> float:
+    """What samples alone make of a top unit's difference: ``sampling_se``, averaged as units are, root mean square."""
+    by_model: dict[int, list[float]] = {}
+    for d in differences:
+        by_model.setdefault(d.unit.pretraining_seed, []).append(d.sampling_se**2)
+    models = list(by_model.values())
+    variances = models[0] if len(models) == 1 else [np.mean(m) / len(m) for m in models]
+    return float(np.sqrt(np.mean(variances))) if variances else float("nan")
+
+
 def by_luck(
     sd: Float[np.ndarray, "*shape"], sampling_se: Float[np.ndarray, "*shape"], num_units: int
 ) -> Bool[np.ndarray, "*shape"]:

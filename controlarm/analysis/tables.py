@@ -151,6 +151,8 @@ def _contrast_row(
     adjusted = end.adjusted if end else None
     m = len(primary_cases(trial)) if adjusted else 1
     errors = [d.problem_se for d in contrast.differences]
+    sampling = contrasts.sampling_noise(contrast.differences)
+    lucky = contrasts.by_luck(np.array([e.sd]), np.array([sampling]), e.num_units)
     return {
         "family": case[0], "recipe": case[1], "arm": case[2], "versus": versus, "metric": metric,
         "step": endpoint.step, "primary": adjusted is not None, "exploratory": adjusted is None,
@@ -159,6 +161,8 @@ def _contrast_row(
         "p_holm": adjusted.p if adjusted else None,
         "holm_lower": contrasts.lower_bound(e, adjusted.level) if adjusted else None,
         "problem_se": float(np.sqrt(np.mean(np.square(errors)))) if errors else None,
+        "sampling_se": sampling,
+        "by_luck": e.note is None and bool(lucky[0]),
         "mde": contrasts.mde(e.sd, e.num_units, endpoint.alpha, m) if e.sd > 0 else None,
         "family_claim": contrasts.family_claim([d.unit for d in contrast.differences]),
         "verdict": end.verdict.outcome if end and versus == "placebo" else None,

@@ -17,6 +17,16 @@ READING = (
     "comparisons that the protocol names, hence not adjusted."
 )
 
+LIMITS = (
+    "What an interval promises, and what not. It is Student’s t over seeds and is right when differences scatter roughly "
+    "normally. It knows nothing of what no seed showed: where one run in four collapses, three seeds show no collapse in 42 % of "
+    "trials, and their interval misses it. The claim is about these held-out problems; others would move it, which "
+    "is in no interval (the standard error over problems says by how much in one seed). ‡: the seeds agree more closely than samples alone would let "
+    "them in 19 trials of 20; that is luck, and the interval is too short."
+)
+"""Beside the intervals; benchmarks/instrument.py measures it."""
+BY_LUCK = "the seeds agree by luck: samples alone would spread them more in 19 trials of 20, so the interval is too short"
+
 
 def verdict_words(row: Entry) -> str:
     """A contrast's verdict with its sign, so that colour is not needed; ° where nothing was adjusted."""
@@ -90,7 +100,12 @@ def _matrix(view: View) -> Markup | None:
     caption = (
         f"Gain over placebo ({view.placebo}) in {name}, percentage points, with the 95 % interval."
     )
-    return join([table(caption, columns, rows, "matrix"), element("p", READING, class_="note")])
+    return join(
+        [
+            table(caption, columns, rows, "matrix"),
+            *(element("p", words, class_="note") for words in (READING, LIMITS)),
+        ]
+    )
 
 
 def _cell(row: Entry | None) -> object:
@@ -101,7 +116,7 @@ def _cell(row: Entry | None) -> object:
     lines = [element("strong", points(row.get("estimate")))]
     remark = interval(row["ci95"]) if row.get("ci95") else row.get("note")
     if remark:
-        lines.append(element("small", remark))
+        lines.append(element("small", remark, "‡" if row.get("by_luck") else ""))
     if found:
         lines.append(element("small", verdict_words(row), class_=kind))
     return join(lines, " ")
@@ -261,6 +276,7 @@ def _columns(view: View, exploratory: bool) -> list[Column]:
         Column("90 % interval", lambda r: interval(r.get("ci90"))),
         Column("SE", lambda r: percent(r.get("se")), "standard error over seeds, points"),
         Column("SE, problems", lambda r: percent(r.get("problem_se")), "standard error over problems with the seeds held fixed, points"),
+        Column("SE, samples", lambda r: percent(r.get("sampling_se")), "what samples alone make of one seed’s difference, problems and models held fixed, points; seeds scatter at least as much, but for luck"),
         Column("Seeds", lambda r: r.get("num_units"), "paired differences that the interval rests on"),
     ]  # fmt: skip
     if not exploratory:
@@ -268,7 +284,13 @@ def _columns(view: View, exploratory: bool) -> list[Column]:
             Column("p", lambda r: p_value(r.get("p_superior")), "one-sided p-value for superiority, unadjusted"),
             Column("p, Holm", lambda r: p_value(r.get("p_holm")), "adjusted for all primary comparisons of the protocol"),
             Column("Holm bound", lambda r: points(r.get("holm_lower")), "lower bound of the difference after Holm’s adjustment"),
-            Column("MDE", lambda r: percent(r.get("mde")), "minimum detectable effect: the true difference that a trial of this size would find with 80 % power"),
+            Column("MDE", lambda r: percent(r.get("mde")), "minimum detectable effect: the true difference that this comparison by itself would find with 80 % power; superior asks to beat placebo and base at once, which has less"),
         ]  # fmt: skip
-    columns.append(Column("Remark", lambda r: r.get("note") or "", numeric=False))
+    columns.append(
+        Column(
+            "Remark",
+            lambda r: r.get("note") or (BY_LUCK if r.get("by_luck") else ""),
+            numeric=False,
+        )
+    )
     return columns
