@@ -139,7 +139,8 @@ def _moved_left(sequences: np.ndarray, by: np.ndarray) -> np.ndarray:
 
 def _rows(sequences: np.ndarray, length: int) -> tuple[np.ndarray, list[_Row]]:
     """Sorted rollouts dealt to rows: the next row begins where the new part of a rollout no longer fits."""
-    order = sorted(range(len(sequences)), key=[tuple(s) for s in sequences.tolist()].__getitem__)
+    keys = [text.tobytes() for text in sequences.astype(">u4")]
+    order = sorted(range(len(sequences)), key=keys.__getitem__)
     ordered = sequences[order]
     differs = ordered[1:] != ordered[:-1]
     shared = np.where(differs.any(1), differs.argmax(1), sequences.shape[1])
