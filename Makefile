@@ -29,8 +29,8 @@ soak: setup  ## kills at seeded instants, then the memory of long work; about ha
 fmt: setup
 	@$(BIN)/ruff check -q --fix; $(BIN)/ruff format -q
 
-bench: setup
-	@$(PIP) install -c constraints.txt -e '.[trl]' && $(BIN)/python benchmarks/vs_trl.py
+bench: setup  ## every benchmark of speed but the GPU's, one after another; half an hour, on quiet cores
+	@$(PIP) install -c constraints.txt -e '.[trl]' && for one in ceiling lockstep_gain growth overhead vs_trl; do $(BIN)/python benchmarks/$$one.py || exit 1; done
 
 docs: setup
 	@$(BIN)/python -m pytest -q tests/test_docs.py

@@ -12,7 +12,15 @@ import pyarrow as pa
 import torch
 
 import controlarm.train
-from benchmarks.measured import LEARNING_RATE, SIZES, Clock, Size, num_problems, problems
+from benchmarks.measured import (
+    LEARNING_RATE,
+    SIZES,
+    Clock,
+    Size,
+    compile_seconds,
+    num_problems,
+    problems,
+)
 from controlarm import evaluation, files, protocol, trial
 from controlarm.engines import lockstep
 
@@ -98,12 +106,6 @@ def measure(
         "compile_seconds": compile_seconds(),
         "accuracy": [line["accuracy"] for line in lines[0]],
     }
-
-
-def compile_seconds() -> float:
-    """Wall time that torch.compile took in this process, all graphs, forward and backward."""
-    spent = torch._dynamo.utils.cumulative_time_spent_ns
-    return sum(spent[name] for name in ("entire_frame_compile", "entire_backward_compile")) / 1e9
 
 
 if __name__ == "__main__":

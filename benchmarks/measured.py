@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
+
 from controlarm.problems import arithmetic
 from controlarm.records import Problem
 
@@ -125,3 +127,9 @@ class Clock:
             "tokens_per_rollout": sum(tokens[warmup:]) / len(tokens[warmup:]),
             "warm_up_seconds": counted[0][0].wall - self.marks[0].wall,
         }
+
+
+def compile_seconds() -> float:
+    """Wall time that torch.compile took in this process, all graphs, forward and backward."""
+    spent = torch._dynamo.utils.cumulative_time_spent_ns
+    return sum(spent[name] for name in ("entire_frame_compile", "entire_backward_compile")) / 1e9

@@ -9,23 +9,15 @@ Every measurement has a process of its own, one after another, so that its proce
 """
 
 import argparse
-import json
-import os
 import shutil
-import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import machine  # noqa: E402  the repository need not be on Python's path
-from controlarm.organisms.catalogue import path_of  # noqa: E402
-
-RESULTS = ROOT / "benchmarks" / "results" / "vs_trl.json"
+from benchmarks import harness
+from controlarm.organisms.catalogue import path_of
 
 STEPS = {"quick trial": (14, 2), "single run": (8, 2), "smoke": (3, 1)}
 """Size → steps, and how many of them are warm-up."""
@@ -33,43 +25,6 @@ STEPS = {"quick trial": (14, 2), "single run": (8, 2), "smoke": (3, 1)}
 SIDES = {"controlarm": "measure_lockstep", "TRL": "measure_trl"}
 
 PRECISIONS = ("bfloat16", "float32")
-
-
-class ChildFailedError(RuntimeError):
-    """A measurement did not finish; the message says where its output is."""
-
-
-def child(module: str, arguments: list[str], folder: Path, log: Path) -> dict[str, Any]:
-    """Run a measurement in a process of its own and read its result; its chatter goes to the log.
-
-    Raises:
-        ChildFailedError: it ended without a result.
-    """
-    result = folder / f"{module}.json"
-    result.unlink(missing_ok=True)
-    shutil.rmtree(result.with_suffix(""), ignore_errors=True)
-    result.with_suffix("").mkdir()
-    surroundings = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "MKL_NUM_THREADS": "1",
-        "PYTHONPATH": str(ROOT),
-        "HF_HUB_OFFLINE": "1",
-        "TOKENIZERS_PARALLELISM": "false",
-        "TORCHINDUCTOR_CACHE_DIR": str(result.with_suffix("") / "compiled"),
-    }
-    with log.open("a", encoding="utf-8") as file:
-        print(f"\n--- {module} {' '.join(arguments)}", file=file, flush=True)
-        done = subprocess.run(
-            [sys.executable, "-m", f"benchmarks.{module}", str(result), *arguments],
-            cwd=folder, env=surroundings, stdout=file, stderr=subprocess.STDOUT, check=False,
-        )  # fmt: skip
-    if done.returncode or not result.exists():
-        last = "\n".join(log.read_text(encoding="utf-8").splitlines()[-5:])
-        raise ChildFailedError(
-            f"{module} {' '.join(arguments)} ended with exit code {done.returncode}; all of its output is in "
-            f"{log}, which ends:\n{last}"
-        )
-    return json.loads(result.read_text(encoding="utf-8"))
 
 
 def measure(
@@ -83,25 +38,18 @@ def measure(
         steps = [str(n) for n in STEPS[size]]
         for precision in precisions:
             for side, module in SIDES.items():
-                before = machine.load_average()
-                started = time.perf_counter()
-                found = child(module, [size, precision, *steps], folder, log)
-                seconds = time.perf_counter() - started
-                rows.append(
-                    {"size": size, "side": side, "precision": precision}
-                    | found
-                    | {"load_average": [before, machine.load_average()], "seconds": seconds}
+                found = harness.measured(
+                    f"{size}, {side}, {precision}",
+                    lambda module=module, given=(size, precision, *steps): harness.child(
+                        module, list(given), folder, log
+                    ),
                 )
-                print(f"measured: {size}, {side}, {precision} ({seconds:.0f} s)", file=sys.stderr)
-    return {
-        "version": 1,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "machine": machine.describe(),
-        "threads": 1,
+                rows.append({"size": size, "side": side, "precision": precision} | found)
+    return harness.heading() | {
         "steps": {size: dict(zip(("all", "warm_up"), STEPS[size], strict=True)) for size in sizes},
         "rows": rows,
         "ratios": {size: ratios(rows, size) for size in sizes},
-        "gradient": child("agreement", [], folder, log),
+        "gradient": harness.child("agreement", [], folder, log),
     }
 
 
@@ -162,36 +110,16 @@ def table(found: dict[str, Any]) -> str:
 
 def main() -> int:
     """Measure, print, and keep what was asked for."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument(
-        "--quick", action="store_true", help="a smoke run; its timings mean nothing"
-    )
+    parser = harness.parser(__doc__)
     parser.add_argument("--size", choices=list(STEPS), action="append", help="only this size")
     parser.add_argument("--organism", type=Path, help="weights; the released coder-p1 by default")
-    parser.add_argument("--write", action="store_true", help=f"keep as {RESULTS.relative_to(ROOT)}")
-    parser.add_argument("--log", type=Path, default=ROOT / "runs" / "vs_trl.log")
-    chosen = parser.parse_args()
-    if chosen.write and chosen.quick:
-        parser.error("--write keeps measurements, and --quick makes none; drop one of the two")
-    sizes = ["smoke"] if chosen.quick else chosen.size or ["quick trial", "single run"]
-    precisions = PRECISIONS[:1] if chosen.quick else PRECISIONS
-    log = chosen.log.resolve()
-    log.parent.mkdir(parents=True, exist_ok=True)
-    log.write_text("", encoding="utf-8")
-    try:
-        organism = chosen.organism or path_of("coder", 1)
-        with tempfile.TemporaryDirectory(prefix="vs-trl-") as folder:
-            found = measure(sizes, precisions, organism, Path(folder), log)
-    except (ValueError, OSError, ChildFailedError) as error:
-        print(f"vs_trl: {error}", file=sys.stderr)
-        return 2
-    text = json.dumps(found, indent=1)
-    log.with_suffix(".json").write_text(text, encoding="utf-8")
-    print(table(found))
-    if chosen.write:
-        RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        RESULTS.write_text(text + "\n", encoding="utf-8")
-    return 0
+
+    def measure_chosen(chosen: argparse.Namespace, folder: Path, log: Path) -> dict[str, Any]:
+        sizes = ["smoke"] if chosen.quick else chosen.size or ["quick trial", "single run"]
+        precisions = PRECISIONS[:1] if chosen.quick else PRECISIONS
+        return measure(sizes, precisions, chosen.organism or path_of("coder", 1), folder, log)
+
+    return harness.conduct(parser, "vs_trl", measure_chosen, table)
 
 
 if __name__ == "__main__":
