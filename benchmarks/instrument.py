@@ -1,7 +1,7 @@
 """Do verdicts, intervals and minimum detectable effects do what they promise? Measured on real runs and on simulated ones.
 
     python benchmarks/instrument.py --keep runs/a_a-…   what the study needs of the A/A trial, as records/a_a-…
-    python benchmarks/instrument.py                     the study, about a quarter of an hour on one core
+    python benchmarks/instrument.py                     the study, about five minutes on one core
     python benchmarks/instrument.py --quick             does everything work; its rates mean little
     python benchmarks/instrument.py --write             also keep it as benchmarks/results/instrument.json
 
@@ -129,6 +129,7 @@ def rate(count: int, trials: int) -> dict[str, Any]:
     """A share with its standard error, and its exact 95 % interval (Clopper and Pearson 1934)."""
     if trials == 0:
         return {"count": 0, "of": 0, "rate": None, "se": None, "ci95": None}
+    count = int(count)  # numpy's is nothing that JSON knows
     share = count / trials
     exact = stats.binomtest(count, trials).proportion_ci(0.95, "exact")
     return {"count": count, "of": trials, "rate": share, "se": float(np.sqrt(share * (1 - share) / trials)),
@@ -451,7 +452,7 @@ def main() -> None:
     sources = [path.parent for path in given.records.glob(f"*/{KEPT}")]
     if len(sources) != 1:
         parser.error(f"{given.records}: {len(sources)} records have a {KEPT}; one is needed")
-    found = study(sources[0], 200 if given.quick else 4000, "random_again", "random", "coder")
+    found = study(sources[0], 200 if given.quick else 2000, "random_again", "random", "coder")
     show(found)
     if given.write:
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -1,5 +1,6 @@
 """Verdicts, intervals and detectable effects against evaluations whose truth is planted; see benchmarks/instrument.py."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -7,9 +8,9 @@ import pytest
 from scipy import stats
 
 from benchmarks import planted
-from benchmarks.instrument import designs, judge, keep, pairs, rates, read_kept
+from benchmarks.instrument import RESULTS, ROOT, designs, judge, keep, pairs, rates, read_kept
 from benchmarks.planted import Noise
-from controlarm import seeds
+from controlarm import protocol, seeds
 from controlarm.analysis import contrasts, tables
 from controlarm.analysis.folder import BASE, RIGHT, UNKNOWN, read_trial
 from controlarm.analysis.metrics import METRICS
@@ -82,6 +83,10 @@ def test_the_detectable_effect_is_found_four_times_in_five(measured):
     found = measured["detectable"]["above_placebo"]
     # An effect changes the samples' noise a little, hence a little more room.
     assert found["rate"] == pytest.approx(0.8, abs=slack(0.8, found["of"]) + 0.03)
+
+
+def test_rates_can_be_written_as_json(measured):
+    assert json.loads(json.dumps(measured)) == measured
 
 
 def test_where_one_seed_in_four_collapses_three_seeds_do_not_cover():
@@ -203,3 +208,90 @@ def test_a_spread_is_called_luck_once_in_twenty_where_samples_are_all_the_noise(
     # And there the interval is far too short.
     half = contrasts.t_interval(contrasts.Estimate(0, 1, 3), 0.95)[1] * draws.std(axis=1, ddof=1)
     assert (np.abs(draws.mean(axis=1)) <= half)[lucky].mean() < 0.6
+
+
+RECORD = next((ROOT / "records").glob("*/verdicts.parquet")).parent
+FOUND = json.loads(RESULTS.read_text(encoding="utf-8"))
+
+
+def percent(share):
+    return f"{100 * share:.1f}"
+
+
+def quoted():
+    """What the docs say of the results, by name."""
+    real = {row["design"].replace("one unit of each of 3", "3 units of 3"): row for row in FOUND["replicates"]}  # fmt: skip
+    made = {(row["world"], row["units"], row["effect"]): row for row in FOUND["planted"]}
+    noise, said = FOUND["noise"]["families"], {}
+    for size, kind in ((3, "3 units of 3 models"), (5, "5 units of one model"), (8, "8 units of one model")):  # fmt: skip
+        for name in ("above_placebo", "superior", "inferior", "covered", "equivalent"):
+            got = real[kind]["null"][name]
+            low, high = map(percent, got["ci95"])
+            said[f"{name}{size}"] = f"{got['count']} of {got['of']} ({low} to {high} %)"
+        got = real[kind]["power_at_mde"]
+        said[f"power{size}"] = f"{got['count']} of {got['of']}"
+    for family, row in noise.items():
+        said[f"sd_{family}"] = f"{100 * row['sd']:.2f} on {family}"
+        said[f"samples_{family}"] = f"{100 * row['sampling_se']:.2f}"
+
+    def each(world, effect, name, rule=None):
+        rows = [made[world, size, effect] for size in (3, 5, 8)]
+        rates = [(row["rules"][rule] if rule else row)[name]["rate"] for row in rows]
+        return "{}, {} and {} %".format(*map(percent, rates))
+
+    for short, world in (
+        ("measured", "as measured"), ("skewed", "seeds scatter, skewed"),
+        ("collapse", "one seed in four collapses"), ("varying", "other problems each time"),
+    ):  # fmt: skip
+        said[f"{short}_covered"] = each(world, "none", "covered")
+        said[f"{short}_above"] = each(world, "none", "above_placebo")
+        said[f"{short}_floor"] = each(world, "none", "covered", "floor: samples")
+        said[f"{short}_problems"] = each(world, "none", "covered", "floor: problems")
+    said["margin_within"] = each("as measured", "margin", "within_margin")
+    said["power"] = each("as measured", "detectable", "above_placebo")
+    said["joint"] = each("as measured", "detectable", "superior")
+    lucky = [row["rules"]["t, where the spread is small by luck"] for row in FOUND["planted"] if row["world"] == "as measured" and row["units"] == 3]  # fmt: skip
+    said["lucky_share"] = f"{percent(sum(r['share']['count'] for r in lucky) / sum(r['share']['of'] for r in lucky))} %"  # fmt: skip
+    said["lucky"] = "{} of {}".format(*(sum(r["covered"][key] for r in lucky) for key in ("count", "of")))  # fmt: skip
+    return said
+
+
+QUOTES = {
+    "method.md": (
+        "above_placebo3 superior3 covered3 power3 above_placebo5 superior5 covered5 power5 "
+        "above_placebo8 superior8 covered8 power8 sd_coder sd_talker sd_bungler samples_coder "
+        "samples_talker samples_bungler measured_covered margin_within power joint "
+        "collapse_covered collapse_above skewed_covered lucky varying_covered"
+    ),
+    "0009-t-as-it-is.md": (
+        "measured_covered measured_above above_placebo3 measured_floor lucky lucky_share "
+        "collapse_covered collapse_above collapse_floor skewed_covered skewed_above "
+        "varying_covered varying_problems"
+    ),
+    "RECORD.md": (
+        "above_placebo3 superior3 inferior3 equivalent3 covered3 above_placebo5 superior5 "
+        "covered5 above_placebo8 superior8 covered8 sd_coder sd_talker sd_bungler"
+    ),
+}
+"""What each page says of the study: keys of ``quoted``."""
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/method.md", "docs/decisions/0009-t-as-it-is.md", f"records/{RECORD.name}/RECORD.md"]
+)  # fmt: skip
+def test_the_docs_quote_the_study(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    said = quoted()
+    for name in QUOTES[page.rpartition("/")[2]].split():
+        assert said[name] in text, name
+
+
+def test_the_study_is_of_the_record_and_the_quick_trial_plans_with_its_spread():
+    assert FOUND["source"] == RECORD.name
+    spread = {}
+    for family, arms in read_kept(RECORD).items():
+        differences = pairs(arms, "random_again", "random").placebo.values()
+        spread[family] = float(np.std([d.difference for d in differences], ddof=1))
+        assert spread[family] == pytest.approx(FOUND["noise"]["families"][family]["sd"], rel=1e-9)
+    planned = protocol.load(ROOT / "trials" / "quick.toml").endpoint.planning_sd
+    assert max(spread.values()) <= planned <= 1.5 * max(spread.values())

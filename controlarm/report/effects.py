@@ -20,7 +20,7 @@ READING = (
 LIMITS = (
     "What an interval promises, and what not. It is Student’s t over seeds and is right when differences scatter roughly "
     "normally. It knows nothing of what no seed showed: where one run in four collapses, three seeds show no collapse in 42 % of "
-    "trials, and their interval misses it. The claim is about these held-out problems; others would move it, which "
+    "trials, and their interval is too short. The claim is about these held-out problems; others would move it, which "
     "is in no interval (the standard error over problems says by how much in one seed). ‡: the seeds agree more closely than samples alone would let "
     "them in 19 trials of 20; that is luck, and the interval is too short."
 )
