@@ -1,7 +1,7 @@
 """Do verdicts, intervals and minimum detectable effects do what they promise? Measured on real runs and on simulated ones.
 
     python benchmarks/instrument.py --keep runs/a_a-…   what the study needs of the A/A trial, as records/a_a-…
-    python benchmarks/instrument.py                     the study, about five minutes on one core
+    python benchmarks/instrument.py                     the study, about two minutes on one core
     python benchmarks/instrument.py --quick             does everything work; its rates mean little
     python benchmarks/instrument.py --write             also keep it as benchmarks/results/instrument.json
 
@@ -452,7 +452,7 @@ def main() -> None:
     sources = [path.parent for path in given.records.glob(f"*/{KEPT}")]
     if len(sources) != 1:
         parser.error(f"{given.records}: {len(sources)} records have a {KEPT}; one is needed")
-    found = study(sources[0], 200 if given.quick else 2000, "random_again", "random", "coder")
+    found = study(sources[0], 200 if given.quick else 1000, "random_again", "random", "coder")
     show(found)
     if given.write:
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
