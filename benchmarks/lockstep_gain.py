@@ -23,7 +23,7 @@ from controlarm import sampling, update
 RUNS = (1, 2, 4, 8, 16, 32)
 TEXTS = ("organism", "distinct")
 OWN = (sampling.TILE, update.ROW)
-ALTERNATIVES = ((24, 64), (96, 256))
+ALTERNATIVES = ((96, 256),)
 """Tile and row, beside the engine's own, in which a single run may do better."""
 STEPS = 30
 """Of the quick trial, over which compilation is spread."""
