@@ -11,7 +11,9 @@
     start:NAME      a program of that name is started; the signal comes a third of a second later
 """
 
+import ctypes
 import os
+import signal
 import sys
 import threading
 import time
@@ -81,6 +83,9 @@ class Agent:
             os.killpg(os.getpgid(0), self.number)
         else:
             os.kill(os.getsid(0) if self.whom == "parent" else os.getpid(), self.number)
+        if self.number == signal.SIGKILL:
+            # A worker whose parent was killed cannot notice for two seconds, as in the middle of a long operation.
+            ctypes.PyDLL(None).usleep(2_000_000)
 
     def at(self, event: str, delay: float = 0) -> None:
         if event != self.event:
