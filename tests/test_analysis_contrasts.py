@@ -65,6 +65,16 @@ def test_identical_differences_other_than_zero_have_no_interval_and_conclude_not
     assert p_superior(e) >= 1 / 8
 
 
+def test_differences_that_differ_by_rounding_alone_are_equal():
+    nothing = estimate([0.1 + 0.2 - 0.3, 0.0, 0.0])
+    assert nothing == estimate([0.0, 0.0, 0.0])
+    shift = estimate([0.7 - 0.4, 0.3, 0.9 - 0.6])
+    assert len({0.7 - 0.4, 0.3, 0.9 - 0.6}) > 1
+    assert shift.sd == 0
+    assert np.isnan(t_interval(shift, 0.95)).all()
+    assert estimate([0.3, 0.3, 0.3 + 1e-9]).sd > 0
+
+
 def test_one_unit_has_no_interval_and_says_why():
     e = estimate([0.4])
     assert np.isnan([e.sd, e.se, *t_interval(e, 0.95), p_superior(e)]).all()

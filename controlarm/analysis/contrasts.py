@@ -22,6 +22,9 @@ Outcome = Literal["superior", "inferior", "equivalent", "inconclusive"]
 UNITS_FOR_FAMILY_CLAIM = 3
 """Distinct pretraining seeds below which a claim is about these models, not their family."""
 
+ROUNDING = 1e-12
+"""Below this share of their size (or of 1), differences are equal: shares of a thousand samples differ by 1e-3, sums of them by 1e-16."""
+
 
 class UnitDifference(NamedTuple):
     """Arm minus other in one unit."""
@@ -56,7 +59,7 @@ class Estimate(NamedTuple):
 def estimate(differences: Sequence[float]) -> Estimate:
     """Mean and standard deviation over units.
 
-    Differences that agree in every digit have no usable spread. All zero means equal outcomes (a constant arm is its base): the
+    Differences that agree but for rounding have no usable spread. All zero means equal outcomes (a constant arm is its base): the
     interval is the point 0. All equal to another number is an accident of the metric's resolution: no interval.
     """
     count = len(differences)
@@ -65,9 +68,12 @@ def estimate(differences: Sequence[float]) -> Estimate:
     average = float(np.mean(differences))
     if count == 1:
         return Estimate(average, float("nan"), 1, "one unit: no interval")
-    if min(differences) == max(differences):
-        note = "all units differ by exactly the same amount: no interval" if average else None
-        return Estimate(float(differences[0]), 0.0, count, note)
+    rounding = ROUNDING * max(1.0, *map(abs, differences))
+    if max(differences) - min(differences) <= rounding:
+        if abs(average) <= rounding:
+            return Estimate(0.0, 0.0, count)
+        note = "all units differ by exactly the same amount: no interval"
+        return Estimate(average, 0.0, count, note)
     return Estimate(average, float(np.std(differences, ddof=1)), count)
 
 
