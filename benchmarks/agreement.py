@@ -72,12 +72,13 @@ def rollout_batch(
     logprobs = completions.logprobs.flatten(1, 2)
     tokens = completions.tokens.flatten(1, 2)
     prompts = prompts.repeat_interleave(group, dim=1)
-    trees = trees_of(prompts, tokens, shape)
     by_token = torch.from_numpy(rng.normal(0.0, 1.0, (tokens.shape[-1], shape.vocab))).float()
     log_ratios = by_token[torch.arange(tokens.shape[-1]), tokens] * moved
+    gains = group_relative(rewards).reshape(1, -1)
+    trees = trees_of(prompts, tokens, gains != 0, shape)
     return prompts, Batch(
         trees, tokens, torch.tensor(moved == 0), logprobs - log_ratios,
-        group_relative(rewards).reshape(1, -1), None,
+        gains, None,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape
+from controlarm.packing import Grid
 
 
 def num_parameters(shape: Shape) -> int:
@@ -108,22 +109,24 @@ def _with_gradients(one: Product) -> list[Product]:
     ]
 
 
-def _projections(shape: Shape, runs: int, rows: int) -> list[Product]:
+def _projections(shape: Shape, slots: int, rows: int) -> list[Product]:
     hidden, inner, layers = shape.hidden, shape.inner, shape.layers
     return [
-        Product(runs, rows, hidden, hidden, number=4 * layers),
-        Product(runs, rows, hidden, inner, number=2 * layers),
-        Product(runs, rows, inner, hidden, number=layers),
+        Product(slots, rows, hidden, hidden, number=4 * layers),
+        Product(slots, rows, hidden, inner, number=2 * layers),
+        Product(slots, rows, inner, hidden, number=layers),
     ]
 
 
-def update_products(shape: Shape, runs: int, length: int) -> list[Product]:
-    """Of one forward and backward pass over a row of each run; their operations are ``forward`` + ``backward``."""
-    onehot = Product(runs, length, shape.vocab, shape.hidden)
-    scores = Product(runs * shape.heads, length, shape.head, length, "right", shape.layers)
-    mixed = Product(runs * shape.heads, length, length, shape.head, number=shape.layers)
-    scored = Product(runs, length, shape.hidden, shape.vocab, "right")
-    both = [*_projections(shape, runs, length), mixed]
+def update_products(shape: Shape, grid: Grid) -> list[Product]:
+    """Of one forward and backward pass; their operations are ``forward`` + ``backward``."""
+    slots, rows, length = grid
+    nodes, attentions = rows * length, slots * rows * shape.heads
+    onehot = Product(slots, nodes, shape.vocab, shape.hidden)
+    scores = Product(attentions, length, shape.head, length, "right", shape.layers)
+    mixed = Product(attentions, length, length, shape.head, number=shape.layers)
+    scored = Product(slots, nodes, shape.hidden, shape.vocab, "right")
+    both = [*_projections(shape, slots, nodes), mixed]
     # scores = q·kᵀ and logits = h·Eᵀ: the gradient of the left factor is a plain product
     tied = [
         part
@@ -136,7 +139,7 @@ def update_products(shape: Shape, runs: int, length: int) -> list[Product]:
     ]
     return [
         onehot,
-        Product(runs, shape.vocab, length, shape.hidden, "left"),
+        Product(slots, shape.vocab, nodes, shape.hidden, "left"),
         *(part for one in both for part in _with_gradients(one)),
         *tied,
     ]

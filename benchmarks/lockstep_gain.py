@@ -22,9 +22,9 @@ from controlarm import sampling, update
 
 RUNS = (1, 2, 4, 8, 16, 32)
 TEXTS = ("organism", "distinct")
-OWN = (sampling.TILE, update.ROW)
-ALTERNATIVES = ((96, 256),)
-"""Tile and row, beside the engine's own, in which a single run may do better."""
+OWN = (sampling.TILE, update.PASS)
+ALTERNATIVES = ((96, 4), (48, 2))
+"""Tile and rows of a pass, beside the engine's own, in which a single run may do better."""
 STEPS = 30
 """Of the quick trial, over which compilation is spread."""
 PHASES = ("decode", "learn")
@@ -40,20 +40,20 @@ def measure(chosen: argparse.Namespace, folder: Path, log: Path) -> dict[str, An
         work = Workload(prompts=2, group=4, tokens=8, compiled=False)
         settings = [(1, *OWN), (2, *OWN)]
     requests = [
-        Request(work.asked(runs=k), list(TEXTS), 1 if chosen.quick else 5, tile=tile, row=row)
-        for k, tile, row in settings
+        Request(work.asked(runs=k), list(TEXTS), 1 if chosen.quick else 5, tile=tile, rows=rows)
+        for k, tile, rows in settings
     ]
     compiled = folder / "compiled"
     cold = compile_all(requests, folder, log, compiled) if work.compiled else []
-    rows = []
-    for number, (request, (k, tile, row)) in enumerate(zip(requests, settings, strict=True)):
-        found = harness.measured(
-            f"{k} runs, tiles of {tile}, rows of {row}",
+    found = []
+    for number, (request, (k, tile, rows)) in enumerate(zip(requests, settings, strict=True)):
+        one = harness.measured(
+            f"{k} runs, tiles of {tile}, {rows} rows a pass",
             lambda request=request: request.ask(folder, log, compiled),
         )
         seconds = cold[number]["compile_seconds"] if cold else 0.0
-        rows.append({"runs": k, "tile": tile, "row": row} | found | {"compile_seconds": seconds})
-    return harness.heading() | {"steps": STEPS, "rows": rows, "gain": gains(rows)}
+        found.append({"runs": k, "tile": tile, "pass": rows} | one | {"compile_seconds": seconds})
+    return harness.heading() | {"steps": STEPS, "rows": found, "gain": gains(found)}
 
 
 def gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def gains(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         compiling = min(row["compile_seconds"] for row, _ in each if row["runs"] == 1)
         alone = STEPS * sum(single.values())
         for row, part in each:
-            if (row["tile"], row["row"]) != OWN:
+            if (row["tile"], row["pass"]) != OWN:
                 continue
             runs = row["runs"]
             own = {phase: part["seconds"][phase]["median"] for phase in PHASES}

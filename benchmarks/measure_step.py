@@ -24,6 +24,7 @@ from benchmarks.measured import Clock, compile_seconds
 from benchmarks.peer import Peer
 from benchmarks.workload import PROMPT_LENGTH, Step, Workload, kept, make, weights_of
 from controlarm import sampling, seeds, update
+from controlarm.packing import Trees
 from controlarm.sampling import Completions
 from controlarm.update import DTYPES
 
@@ -46,6 +47,7 @@ class Request(NamedTuple):
     peer_repeats: int = 2
     tile: int = sampling.TILE
     row: int = update.ROW
+    rows: int = update.PASS
 
     def ask(self, folder: Path, log: Path, compiled: Path | None = None) -> dict[str, Any]:
         """The answer of a process of its own."""
@@ -139,17 +141,15 @@ def count(step: Step, completions: Completions) -> dict[str, dict[str, float]]:
 
     prompts = asked[:, :, None].expand(-1, -1, work.group, -1).flatten(1, 2)
     tokens = completions.tokens.flatten(1, 2)
-    nodes = [one.nodes.tokens.numel() for one in packed]
-    seen = [n * one.nodes.tokens.shape[-1] for n, one in zip(nodes, packed, strict=True)]
+    trained, passed = zip(*map(computed, packed), strict=True)
     size = tokens.shape[1] // work.updates
     needed = [
         flops.prefixes(prompts[:, i : i + size], tokens[:, i : i + size])
         for i in range(0, tokens.shape[1], size)
     ]
     useful = [flops.body(shape, *p) + flops.logits(shape, p.nodes) for p in needed]
-    passes = zip(nodes, seen, strict=True)
-    forwards = [flops.forward(shape, *one) for one in passes]
-    backwards = [flops.backward(shape, *one) for one in zip(nodes, seen, strict=True)]
+    forwards = [flops.forward(shape, *one) for one in passed]
+    backwards = [flops.backward(shape, *one) for one in trained]
     spoken = flops.prefixes(prompts, tokens)
     found = {
         "decode": (decoded, flops.body(shape, *spoken) + flops.logits(shape, spoken.nodes)),
@@ -160,6 +160,14 @@ def count(step: Step, completions: Completions) -> dict[str, dict[str, float]]:
         name: {"computed": computed / work.runs, "useful": needed / work.runs}
         for name, (computed, needed) in found.items()
     }
+
+
+def computed(trees: Trees) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Nodes, and places that they see in sum, of the passes that train and of all passes."""
+    slots, rows, length = trees.grid
+    trained = -(-trees.with_credit // slots) * slots
+    nodes = [rows * length * n for n in (trained, len(trees.run))]
+    return (nodes[0], nodes[0] * length), (nodes[1], nodes[1] * length)
 
 
 def rate(one: Product, device: str, precision: str) -> float:
@@ -218,7 +226,7 @@ def measure_peer(work: Workload, repeats: int, folder: Path) -> dict[str, Any]:
 
 def measure(request: Request, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
     """All that was asked for."""
-    sampling.TILE, update.ROW = request.tile, request.row
+    sampling.TILE, update.ROW, update.PASS = request.tile, request.row, request.rows
     if not request.repeats:
         step = make(Workload(**request.workload, texts=request.texts[0]))
         step.learn(step.decode())
@@ -236,7 +244,7 @@ def measure(request: Request, folder: Path, report: Callable[[str], None]) -> di
     longest = PROMPT_LENGTH + work.tokens
     if request.ceiling:
         arguments = (work.device, work.precision)
-        update_mix = flops.update_products(work.sizes, work.runs, max(update.ROW, longest))
+        update_mix = flops.update_products(work.sizes, update.grid_of(work.runs, longest))
         decode_mix = flops.decode_products(work.sizes, work.runs, sampling.TILE)
         found["ceiling"] = {
             "update": ceiling(update_mix, *arguments),

@@ -21,7 +21,8 @@ from controlarm.organisms.tokenizer import END
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.protocol import Recipe
 from controlarm.sampling import Completions, gumbel_noise, sample
-from controlarm.train import Prompts, Settings, State, compute_weights, learn
+from controlarm.train import Prompts, Settings, State, learn
+from controlarm.update import compute_weights
 
 PROMPT_LENGTH = 18
 ALIKE = 4

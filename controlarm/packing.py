@@ -1,70 +1,94 @@
 """Rollouts → rows of prefix trees: what several rollouts begin with is computed once.
 
 The samples of a group share their prompt, often their first words, and on a small model whole texts. A forward pass
-needs each distinct prefix once, whoever has it. So the rollouts of a batch, sorted, become trees stored depth first: a
+needs each distinct prefix once, whoever has it. So the rollouts of a run, sorted, become trees stored depth first: a
 node is a token, its path from the root is a prefix, and it sees its ancestors and itself. Trees are cut to rows of one
 length; padding is what is left over at a row's end.
+
+Rows stand in slots, each of one run. A pass takes so many slots, whosever they are: a run with much to learn takes more
+of them than one with little. Rollouts with credit come first; the others have no gradient, and need no backward pass.
 """
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from controlarm.organisms.tokenizer import PAD
-from controlarm.organisms.transformer import Sequences, Shape, rotary
+from controlarm.organisms.transformer import Sequences, Shape, Weights, rotary
+
+
+class Grid(NamedTuple):
+    """Shape of a pass."""
+
+    slots: int
+    rows: int
+    """Of each slot."""
+    length: int
+    """Nodes of a row; holds at least one whole rollout."""
+
+
+class Part(NamedTuple):
+    """What the model reads of some slots."""
+
+    nodes: Sequences
+    parents: Int[Tensor, "slot row node"]
+
+
+class Pass(NamedTuple):
+    """One pass: some slots, and whose they are."""
+
+    slots: slice
+    run: Int[Tensor, " slot"]
+    part: Part
+
+    def weights(self, weights: Weights) -> Weights:
+        """Each slot's own copy."""
+        return {name: w.index_select(0, self.run) for name, w in weights.items()}
 
 
 class Trees(NamedTuple):
     """Rollouts of several runs, each distinct prefix once per row."""
 
     nodes: Sequences
-    """[run, row, node]; every run has as many rows as the one that needs most."""
-    parents: Int[Tensor, "run row node"]
+    """[slot, row, node]"""
+    parents: Int[Tensor, "slot row node"]
     """Node of the preceding token; a row's first node and its padding have themselves."""
     where: Int[Tensor, "run rollout token"]
-    """row · length + node of each completion token; 0 at padding."""
+    """Place of each completion token among all nodes; 0 at padding."""
+    run: Int[Tensor, " slot"]
+    """Whose a slot is. The last slots may be empty."""
+    with_credit: int
+    """Slots that hold a rollout with credit. They come first."""
+    grid: Grid
 
-    @property
-    def num_rows(self) -> int:
-        return self.nodes.tokens.shape[1]
+    def passes(self) -> Iterator[Pass]:
+        """Cut to passes of one shape."""
+        for start in range(0, len(self.run), self.grid.slots):
+            at = slice(start, start + self.grid.slots)
+            part = Part(Sequences(*(x[at] for x in self.nodes)), self.parents[at])
+            yield Pass(at, self.run[at], part)
 
-    def row(self, number: int) -> "Trees":
-        """One row of each run; ``where`` stays."""
-        nodes = Sequences(*(one_row(x, number) for x in self.nodes))
-        return Trees(nodes, one_row(self.parents, number), self.where)
-
-    def spread(self, values: Float[Tensor, "run row node"]) -> Float[Tensor, "run rollout token"]:
+    def spread(self, values: Float[Tensor, "slot row node"]) -> Float[Tensor, "run rollout token"]:
         """Each completion token's value; at padding that of node 0."""
-        return values.flatten(1).gather(1, self.where.flatten(1)).view(self.where.shape)
+        return values.flatten()[self.where]
 
-    def gather(self, values: Float[Tensor, "run rollout token"]) -> Float[Tensor, "run row node"]:
+    def gather(self, values: Float[Tensor, "run rollout token"]) -> Float[Tensor, "slot row node"]:
         """Each node's value, where the rollouts that share a node agree on it; 0 at nodes of prompts and padding."""
-        found = values.new_zeros(self.parents.shape).flatten(1)
-        found.scatter_(1, self.where.flatten(1), values.flatten(1))
-        found[:, 0] = (
-            0.0  # padding of completions points here, and the first node belongs to a prompt
-        )
+        found = values.new_zeros(self.parents.numel())
+        found[self.where.flatten()] = values.flatten()
+        found[0] = 0.0  # padding points here, and the first node belongs to a prompt
         return found.view(self.parents.shape)
 
-    def total(self, values: np.ndarray) -> Float[Tensor, "run row node"]:
-        """Each node's sum over the rollouts that share it, of float64 ``[run, rollout, token]``, zero at padding."""
-        shape = self.parents.shape
-        size = shape[1] * shape[2]
-        places = self.where.cpu().numpy().reshape(shape[0], -1)
-        places = places + size * np.arange(shape[0])[:, None]
-        sums = np.bincount(places.ravel(), values.ravel(), minlength=shape[0] * size)
-        return torch.from_numpy(sums).float().view(shape).to(self.parents.device)
-
-
-def one_row(x: Tensor, number: int) -> Tensor:
-    """``x[:, number]``, that axis kept, with the strides of a new tensor: by strides, too, compiled programs differ.
-
-    ``contiguous`` is not enough: with a single run it finds nothing to do.
-    """
-    return x[:, number : number + 1].clone(memory_format=torch.contiguous_format)
+    def total(self, values: np.ndarray) -> Float[Tensor, "slot row node"]:
+        """Each node's sum over the rollouts that share it, of float64 ``[run, rollout, token]``; padding is not read."""
+        where = self.where.cpu().numpy()
+        real = where > 0
+        sums = np.bincount(where[real], values[real], minlength=self.parents.numel())
+        return torch.from_numpy(sums).float().view(self.parents.shape).to(self.parents.device)
 
 
 class _Row(NamedTuple):
@@ -75,10 +99,17 @@ class _Row(NamedTuple):
     """Tokens that each shares with the one before it."""
 
 
+class _Slot(NamedTuple):
+    run: int
+    rows: list[_Row]
+    credit: bool
+
+
 def pack(
     prompts: Int[Tensor, "run rollout place"],
     completions: Int[Tensor, "run rollout token"],
-    length: int,
+    credit: Bool[np.ndarray, "run rollout"],
+    grid: Grid,
     shape: Shape,
 ) -> Trees:
     """Trees of all rollouts of a batch.
@@ -86,36 +117,41 @@ def pack(
     Args:
         prompts: left-padded.
         completions: right-padded.
-        length: nodes of a row; holds at least one whole rollout.
+        credit: which rollouts the loss depends on.
+        grid: shape of a pass; there are slots for a whole number of them.
         shape: sizes of the model.
     """
     runs, rollouts, num_tokens = completions.shape
     told = torch.cat((prompts, completions), dim=-1).cpu().numpy()
     prompt_lengths = (prompts != PAD).sum(-1).cpu().numpy()
-    found = [
-        _rows(_moved_left(told[run], prompts.shape[-1] - prompt_lengths[run]), length)
-        for run in range(runs)
+    texts_of = [
+        _moved_left(told[run], prompts.shape[-1] - prompt_lengths[run]) for run in range(runs)
     ]
-    num_rows = max(len(rows) for _, rows in found)
-    tokens = np.full((runs, num_rows, length), PAD)
+    slots = sorted(
+        (slot for run in range(runs) for slot in _slots(run, texts_of[run], credit[run], grid)),
+        key=lambda slot: not slot.credit,
+    )
+    num_slots = -(-len(slots) // grid.slots) * grid.slots
+    tokens = np.full((num_slots, grid.rows, grid.length), PAD)
     depths = np.zeros_like(tokens)
-    ends = np.broadcast_to(np.arange(1, length + 1), tokens.shape).copy()
-    parents = np.broadcast_to(np.arange(length), tokens.shape).copy()
+    ends = np.broadcast_to(np.arange(1, grid.length + 1), tokens.shape).copy()
+    parents = np.broadcast_to(np.arange(grid.length), tokens.shape).copy()
     where = np.zeros((runs, rollouts, num_tokens), dtype=np.int64)
-    for run, (sequences, rows) in enumerate(found):
+    for slot, (run, rows, _) in enumerate(slots):
         for number, row in enumerate(rows):
-            texts = sequences[row.order]
+            texts = texts_of[run][row.order]
             at, real = _places(texts, np.array(row.shared)), texts != PAD
-            own = (run, number, at[real])
+            own = (slot, number, at[real])
             tokens[own] = texts[real]
             depths[own] = real.nonzero()[1]
-            parents[(run, number, at[:, 1:][real[:, 1:]])] = at[:, :-1][real[:, 1:]]
+            parents[(slot, number, at[:, 1:][real[:, 1:]])] = at[:, :-1][real[:, 1:]]
             last = np.take_along_axis(at, real.sum(1)[:, None] - 1, axis=1)
-            np.maximum.at(ends[run, number], at[real], np.broadcast_to(last + 1, at.shape)[real])
+            np.maximum.at(ends[slot, number], at[real], np.broadcast_to(last + 1, at.shape)[real])
             said = prompt_lengths[run, row.order][:, None] + np.arange(num_tokens)
             beyond = said >= real.sum(1)[:, None]
             said = np.minimum(said, at.shape[1] - 1)
-            index = np.take_along_axis(at, said, axis=1) + number * length
+            first = (slot * grid.rows + number) * grid.length
+            index = np.take_along_axis(at, said, axis=1) + first
             where[run, row.order] = np.where(beyond, 0, index)
     device = prompts.device
     cos, sin = rotary(torch.arange(told.shape[-1], device=device), shape.head)
@@ -126,7 +162,23 @@ def pack(
         cos[depth],
         sin[depth],
     )
-    return Trees(nodes, torch.from_numpy(parents).to(device), torch.from_numpy(where).to(device))
+    owners = torch.tensor([slot.run for slot in slots] + [0] * (num_slots - len(slots)))
+    return Trees(
+        nodes,
+        torch.from_numpy(parents).to(device),
+        torch.from_numpy(where).to(device),
+        owners.to(device),
+        sum(slot.credit for slot in slots),
+        grid,
+    )
+
+
+def _slots(run: int, sequences: np.ndarray, credit: np.ndarray, grid: Grid) -> Iterator[_Slot]:
+    """A run's rows in slots; those with credit first."""
+    rows = _rows(sequences, credit, grid.length)
+    for start in range(0, len(rows), grid.rows):
+        own = rows[start : start + grid.rows]
+        yield _Slot(run, own, bool(credit[[i for row in own for i in row.order]].any()))
 
 
 def _moved_left(sequences: np.ndarray, by: np.ndarray) -> np.ndarray:
@@ -137,9 +189,10 @@ def _moved_left(sequences: np.ndarray, by: np.ndarray) -> np.ndarray:
     return np.where(places < size, moved, PAD)
 
 
-def _rows(sequences: np.ndarray, length: int) -> tuple[np.ndarray, list[_Row]]:
+def _rows(sequences: np.ndarray, credit: np.ndarray, length: int) -> list[_Row]:
     """Sorted rollouts dealt to rows: the next row begins where the new part of a rollout no longer fits."""
-    keys = [text.tobytes() for text in sequences.astype(">u4")]
+    texts = [text.tobytes() for text in sequences.astype(">u4")]
+    keys = list(zip((~credit).tolist(), texts, strict=True))
     order = sorted(range(len(sequences)), key=keys.__getitem__)
     ordered = sequences[order]
     differs = ordered[1:] != ordered[:-1]
@@ -155,7 +208,7 @@ def _rows(sequences: np.ndarray, length: int) -> tuple[np.ndarray, list[_Row]]:
         rows[-1].order.append(rollout)
         rows[-1].shared.append(common)
         used += size - common
-    return sequences, rows
+    return rows
 
 
 def _places(

@@ -15,17 +15,18 @@ from torch import Tensor
 
 from controlarm.advantages import group_relative
 from controlarm.organisms.tokenizer import PAD
-from controlarm.organisms.transformer import Shape, Weights, cast
+from controlarm.organisms.transformer import Shape, Weights
 from controlarm.protocol import Recipe
 from controlarm.sampling import Completions, sample
 from controlarm.update import (
-    DTYPES,
     Batch,
     UpdateReport,
+    compute_weights,
     make_optimizer,
     score,
     trees_of,
     update,
+    with_credit,
 )
 
 
@@ -120,11 +121,6 @@ Pay = Callable[[int, Completions], tuple[Float[np.ndarray, "run prompt sample"],
 """(step, completions) → rewards, and reasons of the runs whose rewards failed too often."""
 
 
-def compute_weights(weights: Weights, recipe: Recipe) -> Weights:
-    """The detached copy that samples and scores."""
-    return {n: w.detach() for n, w in cast(weights, DTYPES[recipe.precision]).items()}
-
-
 def train(
     state: State,
     num_steps: int,
@@ -175,7 +171,8 @@ def learn(
     gains = advantages.reshape(runs, -1)
     rows = num_prompts * group // recipe.updates_per_rollout
     parts = [slice(i * rows, (i + 1) * rows) for i in range(recipe.updates_per_rollout)]
-    trees = [trees_of(prompts[:, part], tokens[:, part], shape) for part in parts]
+    credit = with_credit(gains, state.active, recipe)
+    trees = [trees_of(prompts[:, part], tokens[:, part], credit[:, part], shape) for part in parts]
 
     def scored(weights: Weights, number: int) -> Tensor:
         return score(weights, trees[number], tokens[:, parts[number]], shape, compiled)

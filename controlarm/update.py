@@ -19,16 +19,27 @@ from controlarm.organisms.transformer import (
     hidden_states,
     logits,
 )
-from controlarm.packing import Trees, one_row, pack
+from controlarm.packing import Grid, Part, Trees, pack
 from controlarm.protocol import Recipe
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 ROW = 128
-"""Nodes of a row, the part of a batch that one pass takes of every run: small enough for a core's cache."""
+"""Nodes of a row, or a whole rollout where that is longer: short enough that attention is little of the work."""
+
+PASS = 8
+"""Rows of a pass: few enough for a core's cache. Several runs' rows, side by side, are faster products than those of one."""
 
 Tokens = Float[Tensor, "run rollout token"]
-Nodes = Float[Tensor, "run row node"]
+Nodes = Float[Tensor, "slot row node"]
+
+
+def with_credit(
+    advantages: Float[np.ndarray, "run rollout"], active: Bool[Tensor, " run"], recipe: Recipe
+) -> Bool[np.ndarray, "run rollout"]:
+    """Rollouts that the loss depends on: those with an advantage, or all where the recipe asks for more than reward."""
+    asks_all = bool(recipe.kl_coef or recipe.entropy_coef)
+    return ((advantages != 0) | asks_all) & active.cpu().numpy()[:, None]
 
 
 class Batch(NamedTuple):
@@ -64,15 +75,15 @@ class Terms(NamedTuple):
     """weight · min(A, 0)."""
     base_logprobs: Nodes | None = None
 
-    def row(self, number: int) -> "Terms":
-        """One row of each run."""
-        return Terms(*(one_row(x, number) for x in self if x is not None))
+    def part(self, slots: slice) -> "Terms":
+        """What one pass reads."""
+        return Terms(*(x[slots] for x in self if x is not None))
 
 
 class Losses(NamedTuple):
-    """One pass over a batch."""
+    """Of a pass, one loss a slot; of a batch, one a run."""
 
-    loss: Float[Tensor, " run"]
+    loss: Float[Tensor, " slot"] | Float[Tensor, " run"]
     logprobs: Nodes
 
 
@@ -95,14 +106,21 @@ class UpdateReport(NamedTuple):
     """Before this update."""
 
 
+def grid_of(runs: int, longest: int) -> Grid:
+    """Shape of a pass over rollouts of so many tokens, prompt included. With few runs a slot holds several rows."""
+    rows = max(1, PASS // runs)
+    return Grid(PASS // rows, rows, max(ROW, longest))
+
+
 def trees_of(
     prompts: Int[Tensor, "run rollout place"],
     completions: Int[Tensor, "run rollout token"],
+    credit: Bool[np.ndarray, "run rollout"],
     shape: Shape,
 ) -> Trees:
-    """The rollouts packed into rows of ``ROW`` nodes, or of one rollout where that is longer."""
+    """The rollouts packed for passes of one shape."""
     longest = prompts.shape[-1] + completions.shape[-1]
-    return pack(prompts, completions, max(ROW, longest), shape)
+    return pack(prompts, completions, credit, grid_of(len(prompts), longest), shape)
 
 
 def terms_of(batch: Batch, recipe: Recipe, active: Bool[Tensor, " run"]) -> Terms:
@@ -119,40 +137,40 @@ def terms_of(batch: Batch, recipe: Recipe, active: Bool[Tensor, " run"]) -> Term
     )  # fmt: skip
 
 
-def token_logprobs(weights: Weights, trees: Trees, shape: Shape) -> tuple[Nodes, Nodes]:
+def token_logprobs(weights: Weights, part: Part, shape: Shape) -> tuple[Nodes, Nodes]:
     """Log-probability of each node's token after its parent, and entropy of the distribution it was drawn from.
 
-    float32, at temperature 1; without meaning at the first node of a tree.
+    float32, at temperature 1; without meaning at the first node of a tree. ``weights`` are each slot's own.
     """
-    scores = logits(weights, hidden_states(weights, trees.nodes, shape))
+    nodes, parents = part
+    scores = logits(weights, hidden_states(weights, nodes, shape))
     total = torch.logsumexp(scores, dim=-1)
     probabilities = torch.exp(scores - total[..., None])
     entropy = total - (probabilities * scores).sum(-1)
-    chosen = trees.parents * scores.shape[-1] + trees.nodes.tokens
-    logprobs = scores.flatten(2).gather(-1, chosen) - total.gather(-1, trees.parents)
-    return logprobs, entropy.gather(-1, trees.parents)
+    chosen = parents * scores.shape[-1] + nodes.tokens
+    logprobs = scores.flatten(2).gather(-1, chosen) - total.gather(-1, parents)
+    return logprobs, entropy.gather(-1, parents)
 
 
 def losses(
     weights: Weights,
-    trees: Trees,
+    part: Part,
     terms: Terms,
     on_policy: Bool[Tensor, ""],
     recipe: Recipe,
     shape: Shape,
 ) -> Losses:
-    """Loss of every run: clipped surrogate + kl_coef · KL to base - entropy_coef · entropy.
+    """Loss of every slot: clipped surrogate + kl_coef · KL to base - entropy_coef · entropy.
 
     Args:
-        weights: float32 masters; the compute copy is made here so that gradients reach the masters.
-        trees: what to train on.
+        weights: each slot's own, in the compute dtype.
+        part: what to train on.
         terms: of the same nodes.
         on_policy: see ``Batch``.
         recipe: clip bounds and coefficients.
         shape: sizes of the model.
     """
-    compute = cast(weights, DTYPES[recipe.precision])
-    logprobs, entropy = token_logprobs(compute, trees, shape)
+    logprobs, entropy = token_logprobs(weights, part, shape)
     old_logprobs = torch.where(on_policy, logprobs.detach(), terms.old_logprobs)
     per_node = clipped_surrogate(
         logprobs, old_logprobs, terms.gains, terms.losses, recipe.epsilon_low, recipe.epsilon_high
@@ -172,10 +190,15 @@ def score(
     shape: Shape,
     compiled: bool,
 ) -> Tokens:
-    """Log-probabilities of completions under a compute copy, row by row; 0 at padding."""
+    """Log-probabilities of completions under a compute copy, pass by pass; 0 at padding."""
     run = compiled_form(token_logprobs) if compiled else token_logprobs
-    rows = [run(weights, trees.row(i), shape)[0] for i in range(trees.num_rows)]
-    return torch.where(completions == PAD, 0.0, trees.spread(torch.cat(rows, dim=1)))
+    found = [run(one.weights(weights), one.part, shape)[0] for one in trees.passes()]
+    return torch.where(completions == PAD, 0.0, trees.spread(torch.cat(found)))
+
+
+def compute_weights(weights: Weights, recipe: Recipe) -> Weights:
+    """The detached copy that samples, scores and learns."""
+    return {name: w.detach() for name, w in cast(weights, DTYPES[recipe.precision]).items()}
 
 
 def backward(
@@ -186,18 +209,35 @@ def backward(
     shape: Shape,
     compiled: bool,
 ) -> Losses:
-    """Add the gradient of the batch's loss to that of the weights, row by row."""
-    run = compiled_form(losses) if compiled else losses
-    terms = terms_of(batch, recipe, active)
-    parts: list[Losses] = []
-    for i in range(batch.trees.num_rows):
-        found = run(weights, batch.trees.row(i), terms.row(i), batch.on_policy, recipe, shape)
+    """Set the gradients of the weights to those of the batch's loss, pass by pass. Passes without credit only look."""
+    learns = compiled_form(losses) if compiled else losses
+    looks = compiled_form(token_logprobs) if compiled else token_logprobs
+    compute = compute_weights(weights, recipe)
+    trees, terms = batch.trees, terms_of(batch, recipe, active)
+    loss = torch.zeros(len(active), device=active.device)
+    logprobs: list[Tensor] = []
+    for weight in weights.values():
+        weight.grad = torch.zeros_like(weight)
+    for one in trees.passes():
+        own = one.weights(compute)
+        if one.slots.start >= trees.with_credit:
+            with torch.no_grad():
+                logprobs.append(looks(own, one.part, shape)[0])
+            continue
+        for weight in own.values():
+            weight.requires_grad_()
+        found = learns(own, one.part, terms.part(one.slots), batch.on_policy, recipe, shape)
         found.loss.sum().backward()
-        parts.append(Losses(*(x.detach() for x in found)))
-    return Losses(
-        torch.stack([part.loss for part in parts]).sum(0),
-        torch.cat([part.logprobs for part in parts], dim=1),
-    )
+        loss.index_add_(0, one.run, found.loss.detach())
+        logprobs.append(found.logprobs.detach())
+        for name, weight in weights.items():
+            _add(weight.grad, one.run, own[name].grad)
+    return Losses(loss, torch.cat(logprobs))
+
+
+def _add(total: Tensor | None, run: Int[Tensor, " slot"], grad: Tensor | None) -> None:
+    assert total is not None and grad is not None
+    total.index_add_(0, run, grad.to(total.dtype))
 
 
 def clip_per_run(weights: Iterable[Tensor], max_norm: float) -> Float[Tensor, " run"]:
@@ -206,12 +246,12 @@ def clip_per_run(weights: Iterable[Tensor], max_norm: float) -> Float[Tensor, " 
     A run whose norm is not finite gets a zero gradient, so that its neighbours' optimiser step goes on.
     """
     grads = [w.grad for w in weights if w.grad is not None]
-    norms = torch.stack([g.flatten(1).square().sum(1) for g in grads]).sum(0).sqrt()
+    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]).norm(dim=0)
     factors = (max_norm / (norms + 1e-6)).clamp(max=1.0)
+    broken = (~norms.isfinite()).nonzero().flatten()
     for grad in grads:
-        wide = (-1, *([1] * (grad.ndim - 1)))
-        grad.mul_(factors.view(wide))
-        grad.copy_(torch.where(norms.isfinite().view(wide), grad, 0.0))
+        grad.mul_(factors.view(-1, *([1] * (grad.ndim - 1))))
+        grad[broken] = 0.0
     return norms
 
 
@@ -246,7 +286,6 @@ def update(
         shape: sizes of the model.
         compiled: use the compiled pass.
     """
-    optimizer.zero_grad()
     found = backward(weights, batch, active, recipe, shape, compiled)
     grad_norm = clip_per_run(weights.values(), recipe.max_grad_norm)
     masked = (~active).nonzero().flatten()

@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -11,9 +12,9 @@ from benchmarks import ceiling, flops, gpu, growth, harness, lockstep_gain, over
 from benchmarks.workload import Workload, make, weights_of
 from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape, rotary
-from controlarm.packing import pack
+from controlarm.packing import Grid, pack
 from controlarm.sampling import decode_step
-from controlarm.update import Batch, losses, terms_of, trees_of
+from controlarm.update import PASS, Batch, compute_weights, losses, terms_of, trees_of
 
 SHAPE = Shape(hidden=48, layers=2, heads=3, inner=80)
 RUNS, LENGTH = 2, 128
@@ -41,26 +42,28 @@ def rollouts(step):
 def test_operations_of_an_update_are_those_that_torch_counts():
     step = make(small())
     prompts, completions = rollouts(step)
-    trees = trees_of(prompts, completions, SHAPE).row(0)
-    shape = (RUNS, completions.shape[1])
+    gains = step.advantages.reshape(completions.shape[:2])
+    trees = trees_of(prompts, completions, gains != 0, SHAPE)
     batch = Batch(
-        trees, completions, torch.tensor(True), torch.zeros(completions.shape),
-        step.advantages.reshape(shape), None,
-    )  # fmt: skip
+        trees, completions, torch.tensor(True), torch.zeros(completions.shape), gains, None
+    )
+    one = next(trees.passes())
     terms = terms_of(batch, step.settings.recipe, step.state.active)
+    compute = compute_weights(step.state.weights, step.settings.recipe)
 
-    def passes():
+    def one_pass():
+        own = {name: w.requires_grad_() for name, w in one.weights(compute).items()}
         found = losses(
-            step.state.weights, trees, terms, batch.on_policy, step.settings.recipe, SHAPE
+            own, one.part, terms.part(one.slots), batch.on_policy, step.settings.recipe, SHAPE
         )
         found.loss.sum().backward()
 
-    nodes = RUNS * LENGTH
+    nodes = PASS * LENGTH
     formula = flops.forward(SHAPE, nodes, nodes * LENGTH) + flops.backward(
         SHAPE, nodes, nodes * LENGTH
     )
-    assert counted(passes) == formula
-    products = flops.update_products(SHAPE, RUNS, LENGTH)
+    assert counted(one_pass) == formula
+    products = flops.update_products(SHAPE, trees.grid)
     assert sum(one.operations for one in products) == formula
 
 
@@ -105,7 +108,8 @@ def test_prefixes_are_the_nodes_of_one_large_tree(texts):
     shape = Shape() if texts == "organism" else SHAPE
     prompts, completions = rollouts(make(small(texts, tokens=32)._replace(shape=tuple(shape))))
     length = prompts.shape[1] * (prompts.shape[2] + completions.shape[2])
-    trees = pack(prompts, completions, length, shape)
+    everyone = np.ones(prompts.shape[:2], dtype=bool)
+    trees = pack(prompts, completions, everyone, Grid(1, 1, length), shape)
     assert flops.prefixes(prompts, completions).nodes == (trees.nodes.tokens != PAD).sum()
 
 
@@ -137,7 +141,6 @@ def test_a_slope_is_the_exponent():
 
 
 def timed(runs, tile, decode, learn, compiling):
-    own = (tile, 128)
     part = {
         "texts": "organism",
         "distinct_share": 0.2,
@@ -145,7 +148,7 @@ def timed(runs, tile, decode, learn, compiling):
     }
     parts = [part, part | {"texts": "distinct"}]
     return {
-        "runs": runs, "tile": own[0], "row": own[1], "compile_seconds": compiling, "rows": parts,
+        "runs": runs, "tile": tile, "pass": PASS, "compile_seconds": compiling, "rows": parts,
     }  # fmt: skip
 
 

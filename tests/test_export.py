@@ -178,14 +178,15 @@ def test_without_transformers_the_error_names_the_extra(tmp_path, monkeypatch):
 
 def make_batch(rollouts, advantages, on_policy, old_logprobs):
     prompts, completions = padded(rollouts)
-    trees = trees_of(prompts, completions, SHAPE)
-    return Batch(
-        trees, completions, torch.tensor(on_policy), old_logprobs, np.array([advantages]), None
-    )
+    gains = np.array([advantages])
+    trees = trees_of(prompts, completions, gains != 0, SHAPE)
+    return Batch(trees, completions, torch.tensor(on_policy), old_logprobs, gains, None)
 
 
 def logprobs_of(prompts, completions):
-    return score(random_weights(), trees_of(prompts, completions, SHAPE), completions, SHAPE, False)
+    no_credit = np.zeros(completions.shape[:2], dtype=bool)
+    trees = trees_of(prompts, completions, no_credit, SHAPE)
+    return score(random_weights(), trees, completions, SHAPE, False)
 
 
 def our_gradient(batch, recipe):

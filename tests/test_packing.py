@@ -1,5 +1,7 @@
 """Trees say what their rollouts said: every path, every sight, every sum; and nothing twice."""
 
+import itertools
+from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from small_trial import SHAPE, organisms, plain_logits
 
 from controlarm.organisms.tokenizer import PAD
-from controlarm.packing import pack
+from controlarm.packing import Grid, pack
 from controlarm.update import score, token_logprobs
 
 PLACES, TOKENS = 4, 5
@@ -19,7 +21,8 @@ class Told(NamedTuple):
     """[run][rollout] → prompt and completion, each of at least one token."""
 
     texts: list[list[tuple[list[int], list[int]]]]
-    length: int
+    credit: np.ndarray
+    grid: Grid
 
     @property
     def prompts(self):
@@ -31,7 +34,13 @@ class Told(NamedTuple):
 
     @property
     def trees(self):
-        return pack(self.prompts, self.completions, self.length, SHAPE)
+        return pack(self.prompts, self.completions, self.credit, self.grid, SHAPE)
+
+    def place(self, trees, run, rollout, t):
+        """Slot, row and node of a completion token; the slot is its run's."""
+        slot, rest = divmod(trees.where[run, rollout, t].item(), self.grid.rows * self.grid.length)
+        assert trees.run[slot] == run
+        return slot, *divmod(rest, self.grid.length)
 
 
 def text(longest):
@@ -45,13 +54,17 @@ def told(draw, runs=2):
     rollout = st.tuples(text(PLACES), text(TOKENS))
     run = st.lists(rollout, min_size=rollouts, max_size=rollouts)
     texts = draw(st.lists(run, min_size=runs, max_size=runs))
-    return Told(texts, draw(st.integers(PLACES + TOKENS, 40)))
+    credit = st.lists(st.booleans(), min_size=rollouts, max_size=rollouts)
+    credits = np.array(draw(st.lists(credit, min_size=runs, max_size=runs)))
+    length = draw(st.integers(PLACES + TOKENS, 40))
+    grid = Grid(draw(st.integers(1, 4)), draw(st.integers(1, 3)), length)
+    return Told(texts, credits, grid)
 
 
-def path(trees, run, row, node):
+def path(trees, slot, row, node):
     """From the root down."""
     found = [node]
-    while (parent := trees.parents[run, row, found[0]].item()) != found[0]:
+    while (parent := trees.parents[slot, row, found[0]].item()) != found[0]:
         found.insert(0, parent)
     return found
 
@@ -59,54 +72,70 @@ def path(trees, run, row, node):
 @given(told())
 def test_the_path_to_each_token_is_its_rollout_so_far_and_all_that_it_sees(one):
     trees = one.trees
-    places = torch.arange(one.length)
+    places = torch.arange(one.grid.length)
     for run, rollouts in enumerate(one.texts):
         for rollout, (prompt, completion) in enumerate(rollouts):
             for t in range(len(completion)):
-                row, node = divmod(trees.where[run, rollout, t].item(), one.length)
-                above = path(trees, run, row, node)
-                said = trees.nodes.tokens[run, row, above].tolist()
+                slot, row, node = one.place(trees, run, rollout, t)
+                above = path(trees, slot, row, node)
+                said = trees.nodes.tokens[slot, row, above].tolist()
                 assert said == prompt + completion[: t + 1]
-                seen = (places <= node) & (node < trees.nodes.ends[run, row])
+                seen = (places <= node) & (node < trees.nodes.ends[slot, row])
                 assert seen.nonzero().flatten().tolist() == above
 
 
 @given(told())
 def test_nothing_stands_twice_in_a_row_and_what_fits_one_row_stands_once(one):
+    """Rollouts with credit and those without are laid out apart, so where both are in a row a prefix of both stands twice."""
     trees = one.trees
     for run, rollouts in enumerate(one.texts):
         prefixes = {tuple((p + c)[: n + 1]) for p, c in rollouts for n in range(len(p) + len(c))}
         total = 0
-        for row in range(trees.num_rows):
-            nodes = (trees.nodes.tokens[run, row] != PAD).nonzero().flatten().tolist()
-            said = [
-                tuple(trees.nodes.tokens[run, row, path(trees, run, row, n)].tolist())
-                for n in nodes
-            ]
-            assert len(set(said)) == len(said) and set(said) <= prefixes
+        own = (trees.run == run).nonzero().flatten().tolist()
+        for slot, row in itertools.product(own, range(one.grid.rows)):
+            tokens = trees.nodes.tokens[slot, row]
+            nodes = (tokens != PAD).nonzero().flatten().tolist()
+            said = [tuple(tokens[path(trees, slot, row, n)].tolist()) for n in nodes]
+            assert set(said) <= prefixes
+            assert max(Counter(said).values(), default=0) <= len(set(one.credit[run].tolist()))
             total += len(said)
         assert total >= len(prefixes)
-        if len(prefixes) <= one.length:
+        if len(prefixes) <= one.grid.length and one.credit[run].all():
             assert total == len(prefixes)
 
 
-@given(told(runs=1))
-def test_a_row_is_laid_out_alike_however_many_there_are(one):
-    row = one.trees.row(one.trees.num_rows - 1)
-    for x in (*row.nodes, row.parents):
-        assert x.stride() == torch.empty(x.shape).stride(), (
-            "or each number of rows is compiled anew"
-        )
+@given(told())
+def test_what_has_credit_comes_first_and_no_slot_with_credit_is_without(one):
+    trees = one.trees
+    of_token = torch.zeros(len(trees.run), dtype=torch.bool)
+    for run, rollout in zip(*one.credit.nonzero(), strict=True):
+        of_token[one.place(trees, run, rollout, 0)[0]] = True
+    assert of_token.tolist() == [i < trees.with_credit for i in range(len(trees.run))]
+
+
+@given(told())
+def test_passes_are_all_slots_in_order_and_alike(one):
+    trees = one.trees
+    found = list(trees.passes())
+    assert torch.equal(torch.cat([p.run for p in found]), trees.run)
+    assert torch.equal(torch.cat([p.part.parents for p in found]), trees.parents)
+    shape = tuple(one.grid)
+    for each in found:
+        for x in (each.part.parents, *each.part.nodes):
+            assert x.shape[:3] == shape
+            assert x.stride() == torch.empty(x.shape).stride(), (
+                "or each number of slots is compiled anew"
+            )
 
 
 @given(told(), st.randoms(use_true_random=False))
 def test_sums_at_the_nodes_are_those_of_a_plain_loop(one, random):
     trees, real = one.trees, one.completions != PAD
-    values = np.where(real, [[[random.gauss() for _ in range(TOKENS)] for _ in run] for run in one.texts], 0.0)  # fmt: skip
+    drawn = [[[random.gauss() for _ in range(TOKENS)] for _ in run] for run in one.texts]
+    values = np.where(real, drawn, np.nan)
     expected = torch.zeros(trees.parents.shape, dtype=torch.float64)
     for run, rollout, t in real.nonzero().tolist():
-        row, node = divmod(trees.where[run, rollout, t].item(), one.length)
-        expected[run, row, node] += values[run, rollout, t].item()
+        expected[one.place(trees, run, rollout, t)] += values[run, rollout, t].item()
     torch.testing.assert_close(trees.total(values), expected.float())
 
 
@@ -117,9 +146,9 @@ def test_what_is_brought_to_the_nodes_comes_back_to_the_tokens(one):
     at_tokens = torch.where(real, trees.spread(at_nodes), 0.0)
     back = trees.gather(at_tokens)
     assert torch.equal(torch.where(real, trees.spread(back), 0.0), at_tokens)
-    untouched = torch.ones(trees.parents.shape, dtype=torch.bool).flatten(1)
-    untouched.scatter_(1, torch.where(real, trees.where, 0).flatten(1), False)
-    assert not back.flatten(1)[untouched].any()
+    untouched = torch.ones(trees.parents.numel(), dtype=torch.bool)
+    untouched[trees.where[real]] = False
+    assert not back.flatten()[untouched].any()
     assert not back[:, 0, 0].any(), "the first node belongs to a prompt"
 
 
@@ -127,7 +156,8 @@ def test_what_is_brought_to_the_nodes_comes_back_to_the_tokens(one):
 def test_log_probabilities_and_entropies_are_those_of_a_plain_model(one):
     trees, weights = one.trees, organisms()
     found = score(weights, trees, one.completions, SHAPE, compiled=False)
-    entropy = trees.spread(token_logprobs(weights, trees, SHAPE)[1])
+    entropies = [token_logprobs(p.weights(weights), p.part, SHAPE)[1] for p in trees.passes()]
+    entropy = trees.spread(torch.cat(entropies))
     for run, rollouts in enumerate(one.texts):
         prompt, completion = rollouts[-1]
         logp = torch.log_softmax(plain_logits(weights, run, prompt + completion), -1)

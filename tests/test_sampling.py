@@ -60,8 +60,9 @@ def test_the_sampler_records_the_trainers_log_probabilities_and_entropies(precis
     weights, prompts, made = sampled(precision)
     tokens = made.tokens.flatten(1, 2)
     repeated = prompts[:, :, None].expand(-1, -1, SAMPLES, -1).flatten(1, 2)
-    trees = trees_of(repeated, tokens, SHAPE)
-    logprobs, entropy = map(trees.spread, token_logprobs(weights, trees, SHAPE))
+    trees = trees_of(repeated, tokens, np.ones(tokens.shape[:2], dtype=bool), SHAPE)
+    told = [token_logprobs(one.weights(weights), one.part, SHAPE) for one in trees.passes()]
+    logprobs, entropy = (trees.spread(torch.cat(x)) for x in zip(*told, strict=True))
     real = tokens != PAD
     gap = (logprobs - made.logprobs.flatten(1, 2)).abs()[real]
     assert gap.max() < BANDS[precision]

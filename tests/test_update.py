@@ -9,7 +9,7 @@ from small_trial import SHAPE, encoded_prompts, own, plain_logits, wild_weights
 
 from controlarm import seeds
 from controlarm.organisms.tokenizer import END, PAD, VOCAB_SIZE
-from controlarm.packing import pack
+from controlarm.packing import Grid, pack
 from controlarm.protocol import Recipe
 from controlarm.update import (
     Batch,
@@ -18,9 +18,11 @@ from controlarm.update import (
     make_optimizer,
     score,
     update,
+    with_credit,
 )
 
 RUNS, ROLLOUTS, TOKENS = 3, 8, 7
+GRID = Grid(3, 1, 128)
 RECIPE = Recipe(
     prompts_per_step=2, group_size=4, updates_per_rollout=1, learning_rate=1e-3,
     precision="float32", max_grad_norm=0.5,
@@ -33,7 +35,7 @@ def trained(weights):
 
 
 class Rollouts(NamedTuple):
-    """What a batch is made of; ``length`` is how many nodes a row has."""
+    """What a batch is made of; ``grid`` is the shape of a pass."""
 
     prompts: torch.Tensor
     completions: torch.Tensor
@@ -42,8 +44,11 @@ class Rollouts(NamedTuple):
     advantages: np.ndarray
     base_logprobs: torch.Tensor | None = None
 
-    def batch(self, length=128):
-        trees = pack(self.prompts, self.completions, length, SHAPE)
+    def batch(self, grid=GRID, recipe=RECIPE):
+        credit = with_credit(
+            self.advantages, torch.ones(len(self.prompts), dtype=torch.bool), recipe
+        )
+        trees = pack(self.prompts, self.completions, credit, grid, SHAPE)
         return Batch(
             trees, self.completions, self.on_policy, self.old_logprobs, self.advantages,
             self.base_logprobs,
@@ -67,7 +72,7 @@ def some_rollouts(runs=RUNS, on_policy=True, name="batch"):
     completions[:, 5] = completions[:, 0]
     completions[:, 3, :2] = torch.tensor([7, 8])
     completions[:, 0, 0] = completions[:, 5, 0] = 7
-    trees = pack(prompts, completions, 128, SHAPE)
+    trees = pack(prompts, completions, np.ones((runs, ROLLOUTS), dtype=bool), GRID, SHAPE)
     now = score(wild_weights(runs), trees, completions, SHAPE, compiled=False)
     apart = torch.from_numpy(rng.standard_normal(trees.parents.shape, dtype=np.float32))
     old = now + 0.3 * trees.spread(apart)
@@ -75,8 +80,8 @@ def some_rollouts(runs=RUNS, on_policy=True, name="batch"):
     return Rollouts(prompts, completions, torch.tensor(on_policy), old, gains)
 
 
-def stepped(weights, rollouts, recipe=RECIPE, length=128, active=None, num_updates=1):
-    batch = rollouts.batch(length)
+def stepped(weights, rollouts, recipe=RECIPE, grid=GRID, active=None, num_updates=1):
+    batch = rollouts.batch(grid, recipe)
     weights = trained(weights)
     optimizer = make_optimizer(weights, recipe)
     active = torch.ones(len(batch.advantages), dtype=torch.bool) if active is None else active
@@ -127,9 +132,9 @@ def test_a_step_does_not_depend_on_how_its_batch_is_cut(precision, aggregation, 
     batch, weights = some_rollouts(on_policy=on_policy), wild_weights(RUNS)
     whole, of_whole = stepped(weights, batch, recipe)
     shortest = batch.prompts.shape[-1] + TOKENS
-    assert batch.batch().trees.num_rows < batch.batch(shortest).trees.num_rows
-    for length in (shortest, 64):  # a rollout at a time, and a few
-        cut, of_cut = stepped(weights, batch, recipe, length)
+    a_rollout_at_a_time, a_few, all_at_once = Grid(1, 1, shortest), Grid(4, 1, 64), Grid(8, 4, 64)
+    for grid in (a_rollout_at_a_time, a_few, all_at_once):
+        cut, of_cut = stepped(weights, batch, recipe, grid)
         for run in range(RUNS):
             assert relative_gap(gradient(cut, run), gradient(whole, run)) < band
         torch.testing.assert_close(of_cut.grad_norm, of_whole.grad_norm, rtol=band, atol=0)

@@ -37,7 +37,8 @@ def cut(prompts, batch):
     lengths = 1 + 5 * torch.arange(batch.completions.shape[1]) % batch.completions.shape[2]
     beyond = torch.arange(batch.completions.shape[2]) >= lengths[:, None]
     completions = batch.completions.masked_fill(beyond, tokenizer.PAD)
-    return batch._replace(completions=completions, trees=trees_of(prompts, completions, SHAPE))
+    trees = trees_of(prompts, completions, batch.advantages != 0, SHAPE)
+    return batch._replace(completions=completions, trees=trees)
 
 
 @pytest.mark.filterwarnings("ignore")  # TRL's and its libraries' own

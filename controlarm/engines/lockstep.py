@@ -28,9 +28,10 @@ from controlarm.organisms.transformer import Shape, Weights
 from controlarm.protocol import Protocol, Recipe, RunSpec
 from controlarm.records import Problem
 from controlarm.sampling import Completions
-from controlarm.train import Prompts, Settings, State, Step, compute_weights, train
+from controlarm.train import Prompts, Settings, State, Step, train
+from controlarm.update import compute_weights
 
-VERSION = "lockstep-2"
+VERSION = "lockstep-3"
 """Moves when anything from labels to evaluation would give other numbers; part of every digest."""
 
 FAILED_SHARE = 0.05
