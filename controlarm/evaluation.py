@@ -1,7 +1,7 @@
 """Checkpoint → graded samples, one row per (problem, sample). Also what makes the base's label samples.
 
-Completions are made in blocks of one fixed shape, that of a training step, so that one compiled program serves training,
-evaluation and labelling. A problem's greedy completion is a slot of the block like any other, with no noise.
+Many completions are made at once: what fills the sampler's tiles best. One compiled program serves training, evaluation
+and labelling, and what is sampled does not depend on how much is asked at once. A problem's greedy completion is a slot of the block like any other, with no noise.
 """
 
 from collections.abc import Sequence
@@ -19,6 +19,9 @@ from controlarm.records import Grade, Problem
 from controlarm.sampling import Completions, gumbel_noise, sample
 
 GREEDY = -1
+
+BLOCK = 512
+"""Completions of each run that are made at once."""
 
 
 class Judgement(NamedTuple):
@@ -42,7 +45,7 @@ def judge(text: str, gold: str) -> Judgement:
 
 
 class Grid(NamedTuple):
-    """Shape of a block."""
+    """Shape of a training step."""
 
     prompts: int
     group: int
@@ -143,7 +146,7 @@ def complete(
         weights: compute copy of all runs.
         rows_by_run: as many rows for each run.
         paths: of each run's noise; problem id and sample number are appended.
-        grid: the blocks' shape; the last block is filled up with repetitions, which are dropped.
+        grid: group size and lengths.
         shape: sizes of the model.
         compiled: use the compiled step.
     """
@@ -151,10 +154,10 @@ def complete(
     assert all(len(rows) == num_rows for rows in rows_by_run)
     device = weights["embed"].device
     found: list[list[Sampled]] = [[] for _ in rows_by_run]
-    for start in range(0, num_rows, grid.prompts):
-        blocks = [list(rows[start : start + grid.prompts]) for rows in rows_by_run]
-        full = [block + block[-1:] * (grid.prompts - len(block)) for block in blocks]
-        tokens, noise = ask(full, paths, grid)
+    size = max(1, BLOCK // grid.group)
+    for start in range(0, num_rows, size):
+        blocks = [list(rows[start : start + size]) for rows in rows_by_run]
+        tokens, noise = ask(blocks, paths, grid)
         completions = sample(weights, tokens.to(device), noise.to(device), shape, compiled)
         completions = Completions(*(x.cpu() for x in completions))
         for run, block in enumerate(blocks):

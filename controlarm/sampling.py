@@ -36,6 +36,9 @@ from controlarm.organisms.transformer import (
 TILE = 48
 """Rows of each run that one pass of the model takes."""
 
+PREFILL = 8
+"""Prompts of each run that one pass reads, so that what is sampled does not depend on how many are asked at once."""
+
 TINY = np.finfo(np.float32).tiny
 """Floor of an exponential draw, so that its logarithm is finite."""
 
@@ -255,6 +258,28 @@ def extend(
     return Rows(found, run, parent, row, said, tiles)
 
 
+def prefill(
+    weights: Weights, prompts: Int[Tensor, "run prompt place"], shape: Shape
+) -> tuple[Distribution, list[tuple[Tensor, Tensor]]]:
+    """What follows each prompt, and each layer's rotated keys and values, as ``Cache`` wants them.
+
+    A whole number of passes: some of the last rows may repeat the last prompt.
+    """
+    missing = -prompts.shape[1] % PREFILL
+    filled = torch.cat((prompts, prompts[:, -1:].expand(-1, missing, -1)), dim=1)
+    told, layers = [], []
+    for part in filled.split(PREFILL, dim=1):
+        hidden, caches = hidden_states_with_cache(weights, padded(part, shape), shape)
+        told.append(distribution(logits(weights, hidden[:, :, -1])))
+        layers.append(caches)
+    joined = [[torch.cat(x, dim=1) for x in zip(*layer, strict=True)] for layer in zip(*layers, strict=True)]  # fmt: skip
+    return _joined(told), [(keys, values) for keys, values in joined]
+
+
+def _joined(parts: Sequence[Distribution]) -> Distribution:
+    return Distribution(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+
+
 @torch.no_grad()
 def sample(
     weights: Weights,
@@ -277,7 +302,7 @@ def sample(
     """
     runs, num_prompts, num_samples, max_tokens, _ = noise.shape
     device, length = prompts.device, prompts.shape[-1]
-    hidden, layers = hidden_states_with_cache(weights, padded(prompts, shape), shape)
+    told, layers = prefill(weights, prompts, shape)
     cache = Cache(layers, max_tokens)
     step = compiled_form(decode_step) if compiled else decode_step
     cos, sin = rotary(torch.arange(cache.length, device=device), shape.head)
@@ -285,7 +310,6 @@ def sample(
     starts = (prompts == PAD).sum(-1).cpu().numpy()
     asked = np.repeat(_first_alike(prompts.cpu().numpy()), num_samples, axis=1)
 
-    told = distribution(logits(weights, hidden[:, :, -1]))
     of_sample, row_starts = asked, starts
     alive = np.ones(asked.shape, dtype=bool)
     made = Completions(
@@ -327,7 +351,7 @@ def sample(
             )
             for tile in range(rows.tiles)
         ]  # fmt: skip
-        told = Distribution(*(torch.cat(part, dim=1) for part in zip(*parts, strict=True)))
+        told = _joined(parts)
     grid = (runs, num_prompts, num_samples, max_tokens)
     return Completions(*(x.view(grid) for x in made))
 

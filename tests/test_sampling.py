@@ -56,6 +56,22 @@ the two passes round at different places. A gap of that size is why ``old_logpro
 
 
 @pytest.mark.parametrize("precision", list(BANDS))
+def test_what_is_sampled_does_not_depend_on_how_much_is_asked_at_once(precision):
+    """Not by a bit: a base is evaluated in other portions than the runs that are compared with it."""
+    weights = {name: w[:2] for name, w in cast(organisms(), DTYPES[precision]).items()}
+    prompts = encoded_prompts(2, 21)
+    noise = spread(gumbel_noise(paths(21), TOKENS, VOCAB_SIZE), 2)
+    whole = sample(weights, prompts, noise, SHAPE, compiled=False)
+    for portion in (1, 8, 13):
+        parts = [
+            sample(weights, some, drawn, SHAPE, compiled=False)
+            for some, drawn in zip(prompts.split(portion, 1), noise.split(portion, 1), strict=True)
+        ]
+        for found, expected in zip(zip(*parts, strict=True), whole, strict=True):
+            assert torch.equal(torch.cat(found, dim=1), expected)
+
+
+@pytest.mark.parametrize("precision", list(BANDS))
 def test_the_sampler_records_the_trainers_log_probabilities_and_entropies(precision):
     weights, prompts, made = sampled(precision)
     tokens = made.tokens.flatten(1, 2)
