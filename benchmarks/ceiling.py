@@ -41,7 +41,7 @@ def measure(chosen: argparse.Namespace, folder: Path, log: Path) -> dict[str, An
     ]
     compiled = folder / "compiled"
     if not chosen.quick:
-        compile_all(requests, folder, log, compiled)
+        compile_all(requests, folder, log, [compiled] * len(requests))
     rows = [
         {"size": size}
         | harness.measured(size, lambda request=request: request.ask(folder, log, compiled))

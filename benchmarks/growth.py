@@ -47,7 +47,12 @@ SMOKE: dict[str, list[tuple[float, Change]]] = {
 PHASES = ("decode", "learn")
 STEEP = 1.05
 """A slope above it has a reason in ``REASONS``."""
-REASONS: dict[tuple[str, str], str] = {}
+REASONS: dict[tuple[str, str], str] = {
+    (
+        "tokens a completion",
+        "decode",
+    ): "every token attends to the whole cache, which is as long as prompt and longest completion together",
+}
 """(axis, phase) → why its cost grows faster than the axis."""
 
 
@@ -66,7 +71,8 @@ def measure(chosen: argparse.Namespace, folder: Path, log: Path) -> dict[str, An
         requests[str(request.workload)] = request
     compiled = folder / "compiled"
     if base.compiled:
-        compile_all(_one_of_each_program(requests.values()), folder, log, compiled)
+        programs = _one_of_each_program(requests.values())
+        compile_all(programs, folder, log, [compiled] * len(programs))
     answers = {
         key: harness.measured(
             _difference(request.workload, base),

@@ -43,13 +43,14 @@ def measure(chosen: argparse.Namespace, folder: Path, log: Path) -> dict[str, An
         Request(work.asked(runs=k), list(TEXTS), 1 if chosen.quick else 5, tile=tile, rows=rows)
         for k, tile, rows in settings
     ]
-    compiled = folder / "compiled"
-    cold = compile_all(requests, folder, log, compiled) if work.compiled else []
+    # Programs that settings have in common are compiled for each, or some would come for nothing.
+    places = [folder / f"compiled-{number}" for number in range(len(requests))]
+    cold = compile_all(requests, folder, log, places) if work.compiled else []
     found = []
     for number, (request, (k, tile, rows)) in enumerate(zip(requests, settings, strict=True)):
         one = harness.measured(
             f"{k} runs, tiles of {tile}, {rows} rows a pass",
-            lambda request=request: request.ask(folder, log, compiled),
+            lambda request=request, place=places[number]: request.ask(folder, log, place),
         )
         seconds = cold[number]["compile_seconds"] if cold else 0.0
         found.append({"runs": k, "tile": tile, "pass": rows} | one | {"compile_seconds": seconds})

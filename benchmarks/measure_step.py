@@ -56,13 +56,13 @@ class Request(NamedTuple):
 
 
 def compile_all(
-    requests: Sequence[Request], folder: Path, log: Path, compiled: Path
+    requests: Sequence[Request], folder: Path, log: Path, places: Sequence[Path]
 ) -> list[dict[str, Any]]:
-    """Compile what the requests need into a folder, as many at once as there are cores, so that measuring need not wait."""
+    """Compile what each request needs into its folder, as many at once as there are cores, so that measuring need not wait."""
 
     def one(number: int) -> dict[str, Any]:
         request = requests[number]._replace(repeats=0)
-        return request.ask(folder / f"compile-{number}", log, compiled)
+        return request.ask(folder / f"compile-{number}", log, places[number])
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(one, range(len(requests))))

@@ -6,13 +6,13 @@ from typing import NamedTuple
 from controlarm.analysis import contrasts
 from controlarm.protocol import Protocol, runs, shards
 
-SECONDS_PER_ROLLOUT = 0.7e-3
+SECONDS_PER_ROLLOUT = 0.55e-3
 """Sampling and training on one rollout of up to 32 tokens, compiled: processor seconds of one core, as in the quick trial's record."""
-SECONDS_PER_COMPLETION = 0.3e-3
+SECONDS_PER_COMPLETION = 0.2e-3
 """Sampling and grading one completion of up to 32 tokens, for labels and evaluation; the same core."""
-EAGER = 2.4
+EAGER = 2.0
 """How many times longer all of it takes without a compiler."""
-COMPILING = 55.0
+COMPILING = 45.0
 """Seconds of each worker before its first step."""
 WORKER_BYTES = 0.5e9
 """A worker before it holds any run: the libraries and the compiled functions."""

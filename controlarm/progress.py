@@ -71,11 +71,12 @@ class Progress:
     def remaining(self) -> float | None:
         """Seconds to go, about; None before there is a step to judge by.
 
-        The first time is the slowest, since functions compile then: steps count with their median, rarer things with their least.
+        The first time is the slowest, since functions compile then: each worker's first step does not count, of rarer things the least does.
         """
-        if not self.seconds.get("trained"):
+        warm = self.seconds.get("trained", [])[self.workers :]
+        if not warm:
             return None
-        a_step = statistics.median(self.seconds["trained"])
+        a_step = statistics.median(warm)
         a_start = min(self.seconds.get("started", [0.0]))
         an_evaluation = min(self.seconds.get("evaluated", [0.0]))
         # As the workers will take them: the shards at work first, each next one by whoever is free first.

@@ -41,7 +41,7 @@ from controlarm.problems import arithmetic
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
 from controlarm.records import Problem
 
-COMPILE_FROM = 80_000
+COMPILE_FROM = 120_000
 """Training rollouts of a trial from which on the compiled program is used."""
 
 LIBRARIES = ("torch", "numpy", "scipy", "pyarrow", "pydantic", "safetensors")
@@ -140,7 +140,7 @@ def has_compiler() -> bool:
 
 
 def compile_pays(trial: Protocol) -> bool:
-    """Whether compiling, about a minute a worker, costs less than it saves: 1 ms a training rollout, and as much on others."""
+    """Whether compiling, about a minute a worker, costs less than it saves: 0.5 ms a training rollout, and as much of evaluation."""
     per_run = max(r.prompts_per_step * r.group_size for r in trial.recipes.values())
     rollouts = len(protocol.runs(trial)) * trial.design.num_steps * per_run
     return rollouts > COMPILE_FROM

@@ -446,8 +446,10 @@ def trained(shard: int, step: int, seconds: float, **accuracy: float | None) -> 
 def test_time_to_go_counts_steps_evaluations_and_shards_to_start():
     assert hearing([]).remaining() is None
     started = {"stage": "evaluated", "shard": 0, "step": 0, "seconds": 5.0, "runs": {}}
-    progress = hearing([started, trained(0, 1, 2.0, format=0.5)])
-    assert progress.remaining() == 1 * 2.0 + (5.0 + 2 * 2.0)
+    progress = hearing([started, trained(0, 1, 90.0, format=0.5)])
+    assert progress.remaining() is None, "nobody knows how much of it was compiling"
+    progress.hear(trained(0, 2, 2.0, format=0.5))
+    assert progress.remaining() == 0 * 2.0 + (5.0 + 2 * 2.0)
     progress.hear({"stage": "finished", "shard": 0, "seconds": 9.0})
     assert progress.remaining() == 5.0 + 2 * 2.0
     progress.hear({"stage": "finished", "shard": 1, "seconds": 9.0})
@@ -471,10 +473,12 @@ def test_a_log_gets_lines_and_a_terminal_a_table():
     progress = hearing([])
     log = Console(width=200, file=None)
     with log.capture() as captured, watching(progress, log) as show_report:
-        show_report(trained(0, 1, 0.5, format=0.25, random=0.125))
-    assert captured.get().startswith(
-        "shard 1 of 2, newborn-p1-s1: step 1 of 2, 0.50 s; accuracy format 0.25, random 0.12; about"
-    )
+        show_report(trained(0, 1, 9.0, format=0.25, random=0.125))
+        show_report(trained(0, 2, 0.5, format=0.5, random=0.125))
+    first, second = captured.get().splitlines()
+    head = "shard 1 of 2, newborn-p1-s1: step"
+    assert first == f"{head} 1 of 2, 9.00 s; accuracy format 0.25, random 0.12"
+    assert second.startswith(f"{head} 2 of 2, 0.50 s; accuracy format 0.50, random 0.12; about")
 
 
 # Showing
