@@ -11,7 +11,7 @@ from torch import Tensor
 
 from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape
-from controlarm.packing import Grid
+from controlarm.packing import Layout
 
 
 def num_parameters(shape: Shape) -> int:
@@ -118,9 +118,9 @@ def _projections(shape: Shape, slots: int, rows: int) -> list[Product]:
     ]
 
 
-def update_products(shape: Shape, grid: Grid) -> list[Product]:
+def update_products(shape: Shape, layout: Layout) -> list[Product]:
     """Of one forward and backward pass; their operations are ``forward`` + ``backward``."""
-    slots, rows, length = grid
+    slots, rows, length = layout
     nodes, attentions = rows * length, slots * rows * shape.heads
     onehot = Product(slots, nodes, shape.vocab, shape.hidden)
     scores = Product(attentions, length, shape.head, length, "right", shape.layers)

@@ -46,7 +46,6 @@ class Request(NamedTuple):
     peer: bool = False
     peer_repeats: int = 2
     tile: int = sampling.TILE
-    row: int = update.ROW
     rows: int = update.PASS
 
     def ask(self, folder: Path, log: Path, compiled: Path | None = None) -> dict[str, Any]:
@@ -164,8 +163,8 @@ def count(step: Step, completions: Completions) -> dict[str, dict[str, float]]:
 
 def computed(trees: Trees) -> tuple[tuple[int, int], tuple[int, int]]:
     """Nodes, and places that they see in sum, of the passes that train and of all passes."""
-    slots, rows, length = trees.grid
-    trained = -(-trees.with_credit // slots) * slots
+    slots, rows, length = trees.layout
+    trained = -(-trees.num_with_credit // slots) * slots
     nodes = [rows * length * n for n in (trained, len(trees.run))]
     return (nodes[0], nodes[0] * length), (nodes[1], nodes[1] * length)
 
@@ -226,7 +225,7 @@ def measure_peer(work: Workload, repeats: int, folder: Path) -> dict[str, Any]:
 
 def measure(request: Request, folder: Path, report: Callable[[str], None]) -> dict[str, Any]:
     """All that was asked for."""
-    sampling.TILE, update.ROW, update.PASS = request.tile, request.row, request.rows
+    sampling.TILE, update.PASS = request.tile, request.rows
     if not request.repeats:
         step = make(Workload(**request.workload, texts=request.texts[0]))
         step.learn(step.decode())
@@ -244,7 +243,7 @@ def measure(request: Request, folder: Path, report: Callable[[str], None]) -> di
     longest = PROMPT_LENGTH + work.tokens
     if request.ceiling:
         arguments = (work.device, work.precision)
-        update_mix = flops.update_products(work.sizes, update.grid_of(work.runs, longest))
+        update_mix = flops.update_products(work.sizes, update.layout_of(work.runs, longest))
         decode_mix = flops.decode_products(work.sizes, work.runs, sampling.TILE)
         found["ceiling"] = {
             "update": ceiling(update_mix, *arguments),

@@ -1,7 +1,8 @@
 """Checkpoint → graded samples, one row per (problem, sample). Also what makes the base's label samples.
 
-Many completions are made at once: what fills the sampler's tiles best. One compiled program serves training, evaluation
-and labelling, and what is sampled does not depend on how much is asked at once. A problem's greedy completion is a slot of the block like any other, with no noise.
+Many completions are made at once, to fill the sampler's tiles. One compiled program serves training, evaluation and
+labelling, and what is sampled does not depend on how much is asked at once. A problem's greedy completion is one like any
+other, with no noise.
 """
 
 from collections.abc import Sequence
@@ -20,8 +21,8 @@ from controlarm.sampling import Completions, gumbel_noise, sample
 
 GREEDY = -1
 
-BLOCK = 512
-"""Completions of each run that are made at once."""
+BLOCK_TOKENS = 1 << 14
+"""Tokens of each run that are made at once: 512 completions of 32."""
 
 
 class Judgement(NamedTuple):
@@ -154,7 +155,7 @@ def complete(
     assert all(len(rows) == num_rows for rows in rows_by_run)
     device = weights["embed"].device
     found: list[list[Sampled]] = [[] for _ in rows_by_run]
-    size = max(1, BLOCK // grid.group)
+    size = max(1, BLOCK_TOKENS // grid.max_tokens // grid.group)
     for start in range(0, num_rows, size):
         blocks = [list(rows[start : start + size]) for rows in rows_by_run]
         tokens, noise = ask(blocks, paths, grid)

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 Tokens = Float[Tensor, "run rollout token"]
-"""Or one number a node, ``[run, row, node]``, where rollouts share a token."""
+"""Or one number a node, ``[slot, row, node]``, where rollouts share a token."""
 
 
 def clipped_surrogate(

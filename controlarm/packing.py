@@ -6,7 +6,7 @@ node is a token, its path from the root is a prefix, and it sees its ancestors a
 length; padding is what is left over at a row's end.
 
 Rows stand in slots, each of one run. A pass takes so many slots, whosever they are: a run with much to learn takes more
-of them than one with little. Rollouts with credit come first; the others have no gradient, and need no backward pass.
+of them than one with little. Rollouts with credit come first; the others have no gradient, and go through no backward pass.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Sequences, Shape, Weights, rotary
 
 
-class Grid(NamedTuple):
+class Layout(NamedTuple):
     """Shape of a pass."""
 
     slots: int
@@ -41,13 +41,13 @@ class Part(NamedTuple):
 class Pass(NamedTuple):
     """One pass: some slots, and whose they are."""
 
-    slots: slice
+    at: slice
     run: Int[Tensor, " slot"]
     part: Part
 
     def weights(self, weights: Weights) -> Weights:
-        """Each slot's own copy."""
-        return {name: w.index_select(0, self.run) for name, w in weights.items()}
+        """Each slot's own copy, to be learnt from."""
+        return {name: w.index_select(0, self.run).requires_grad_() for name, w in weights.items()}
 
 
 class Trees(NamedTuple):
@@ -61,14 +61,14 @@ class Trees(NamedTuple):
     """Place of each completion token among all nodes; 0 at padding."""
     run: Int[Tensor, " slot"]
     """Whose a slot is. The last slots may be empty."""
-    with_credit: int
+    num_with_credit: int
     """Slots that hold a rollout with credit. They come first."""
-    grid: Grid
+    layout: Layout
 
     def passes(self) -> Iterator[Pass]:
         """Cut to passes of one shape."""
-        for start in range(0, len(self.run), self.grid.slots):
-            at = slice(start, start + self.grid.slots)
+        for start in range(0, len(self.run), self.layout.slots):
+            at = slice(start, start + self.layout.slots)
             part = Part(Sequences(*(x[at] for x in self.nodes)), self.parents[at])
             yield Pass(at, self.run[at], part)
 
@@ -109,7 +109,7 @@ def pack(
     prompts: Int[Tensor, "run rollout place"],
     completions: Int[Tensor, "run rollout token"],
     credit: Bool[np.ndarray, "run rollout"],
-    grid: Grid,
+    layout: Layout,
     shape: Shape,
 ) -> Trees:
     """Trees of all rollouts of a batch.
@@ -118,7 +118,7 @@ def pack(
         prompts: left-padded.
         completions: right-padded.
         credit: which rollouts the loss depends on.
-        grid: shape of a pass; there are slots for a whole number of them.
+        layout: shape of a pass; there are slots for a whole number of them.
         shape: sizes of the model.
     """
     runs, rollouts, num_tokens = completions.shape
@@ -128,14 +128,14 @@ def pack(
         _moved_left(told[run], prompts.shape[-1] - prompt_lengths[run]) for run in range(runs)
     ]
     slots = sorted(
-        (slot for run in range(runs) for slot in _slots(run, texts_of[run], credit[run], grid)),
+        (slot for run in range(runs) for slot in _slots(run, texts_of[run], credit[run], layout)),
         key=lambda slot: not slot.credit,
     )
-    num_slots = -(-len(slots) // grid.slots) * grid.slots
-    tokens = np.full((num_slots, grid.rows, grid.length), PAD)
+    num_slots = -(-len(slots) // layout.slots) * layout.slots
+    tokens = np.full((num_slots, layout.rows, layout.length), PAD)
     depths = np.zeros_like(tokens)
-    ends = np.broadcast_to(np.arange(1, grid.length + 1), tokens.shape).copy()
-    parents = np.broadcast_to(np.arange(grid.length), tokens.shape).copy()
+    ends = np.broadcast_to(np.arange(1, layout.length + 1), tokens.shape).copy()
+    parents = np.broadcast_to(np.arange(layout.length), tokens.shape).copy()
     where = np.zeros((runs, rollouts, num_tokens), dtype=np.int64)
     for slot, (run, rows, _) in enumerate(slots):
         for number, row in enumerate(rows):
@@ -150,7 +150,7 @@ def pack(
             said = prompt_lengths[run, row.order][:, None] + np.arange(num_tokens)
             beyond = said >= real.sum(1)[:, None]
             said = np.minimum(said, at.shape[1] - 1)
-            first = (slot * grid.rows + number) * grid.length
+            first = (slot * layout.rows + number) * layout.length
             index = np.take_along_axis(at, said, axis=1) + first
             where[run, row.order] = np.where(beyond, 0, index)
     device = prompts.device
@@ -169,15 +169,15 @@ def pack(
         torch.from_numpy(where).to(device),
         owners.to(device),
         sum(slot.credit for slot in slots),
-        grid,
+        layout,
     )
 
 
-def _slots(run: int, sequences: np.ndarray, credit: np.ndarray, grid: Grid) -> Iterator[_Slot]:
+def _slots(run: int, sequences: np.ndarray, credit: np.ndarray, layout: Layout) -> Iterator[_Slot]:
     """A run's rows in slots; those with credit first."""
-    rows = _rows(sequences, credit, grid.length)
-    for start in range(0, len(rows), grid.rows):
-        own = rows[start : start + grid.rows]
+    rows = _rows(sequences, credit, layout.length)
+    for start in range(0, len(rows), layout.rows):
+        own = rows[start : start + layout.rows]
         yield _Slot(run, own, bool(credit[[i for row in own for i in row.order]].any()))
 
 

@@ -50,6 +50,8 @@ class Progress:
     began: float = field(default_factory=time.monotonic)
     steps: dict[int, int] = field(default_factory=dict)
     """Shard → step reached."""
+    trained: set[int] = field(default_factory=set)
+    """Shards that have made a step since this command began."""
     finished: set[int] = field(default_factory=set)
     newest: dict[str, Mapping[str, float | None]] = field(default_factory=dict)
     """Run's path → its numbers at its last step; all None once it has failed."""
@@ -66,17 +68,19 @@ class Progress:
             return
         self.newest.update(report.get("runs", {}))
         kind = "started" if stage == "evaluated" and report["step"] == 0 else stage
-        self.seconds.setdefault(kind, []).append(report["seconds"])
+        if kind != "trained" or shard in self.trained:
+            self.seconds.setdefault(kind, []).append(report["seconds"])
+        if kind == "trained":
+            self.trained.add(shard)
 
     def remaining(self) -> float | None:
         """Seconds to go, about; None before there is a step to judge by.
 
-        The first time is the slowest, since functions compile then: each worker's first step does not count, of rarer things the least does.
+        The first time is the slowest, since functions compile then: a shard's first step does not count, of rarer things the least does.
         """
-        warm = self.seconds.get("trained", [])[self.workers :]
-        if not warm:
+        if not self.seconds.get("trained"):
             return None
-        a_step = statistics.median(warm)
+        a_step = statistics.median(self.seconds["trained"])
         a_start = min(self.seconds.get("started", [0.0]))
         an_evaluation = min(self.seconds.get("evaluated", [0.0]))
         # As the workers will take them: the shards at work first, each next one by whoever is free first.

@@ -272,8 +272,11 @@ def prefill(
         hidden, caches = hidden_states_with_cache(weights, padded(part, shape), shape)
         told.append(distribution(logits(weights, hidden[:, :, -1])))
         layers.append(caches)
-    joined = [[torch.cat(x, dim=1) for x in zip(*layer, strict=True)] for layer in zip(*layers, strict=True)]  # fmt: skip
-    return _joined(told), [(keys, values) for keys, values in joined]
+    joined: list[tuple[Tensor, Tensor]] = []
+    for layer in zip(*layers, strict=True):
+        keys, values = zip(*layer, strict=True)
+        joined.append((torch.cat(keys, dim=1), torch.cat(values, dim=1)))
+    return _joined(told), joined
 
 
 def _joined(parts: Sequence[Distribution]) -> Distribution:

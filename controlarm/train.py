@@ -175,7 +175,7 @@ def learn(
     trees = [trees_of(prompts[:, part], tokens[:, part], credit[:, part], shape) for part in parts]
 
     def scored(weights: Weights, number: int) -> Tensor:
-        return score(weights, trees[number], tokens[:, parts[number]], shape, compiled)
+        return score(weights, trees[number], tokens[:, parts[number]], recipe, shape, compiled)
 
     recomputed = recipe.old_logprobs == "recomputed"
     old = [sampled[:, part] for part in parts]

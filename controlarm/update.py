@@ -19,7 +19,7 @@ from controlarm.organisms.transformer import (
     hidden_states,
     logits,
 )
-from controlarm.packing import Grid, Part, Trees, pack
+from controlarm.packing import Layout, Part, Trees, pack
 from controlarm.protocol import Recipe
 
 DTYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -28,7 +28,7 @@ ROW = 128
 """Nodes of a row, or a whole rollout where that is longer: short enough that attention is little of the work."""
 
 PASS = 8
-"""Rows of a pass: few enough for a core's cache. Several runs' rows, side by side, are faster products than those of one."""
+"""Rows of a pass: few enough for a core's cache, and enough of them that the products are large."""
 
 Tokens = Float[Tensor, "run rollout token"]
 Nodes = Float[Tensor, "slot row node"]
@@ -81,9 +81,9 @@ class Terms(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Of a pass, one loss a slot; of a batch, one a run."""
+    """Of one pass."""
 
-    loss: Float[Tensor, " slot"] | Float[Tensor, " run"]
+    loss: Float[Tensor, " slot"]
     logprobs: Nodes
 
 
@@ -106,10 +106,10 @@ class UpdateReport(NamedTuple):
     """Before this update."""
 
 
-def grid_of(runs: int, longest: int) -> Grid:
+def layout_of(runs: int, longest: int) -> Layout:
     """Shape of a pass over rollouts of so many tokens, prompt included. With few runs a slot holds several rows."""
     rows = max(1, PASS // runs)
-    return Grid(PASS // rows, rows, max(ROW, longest))
+    return Layout(PASS // rows, rows, max(ROW, longest))
 
 
 def trees_of(
@@ -120,7 +120,7 @@ def trees_of(
 ) -> Trees:
     """The rollouts packed for passes of one shape."""
     longest = prompts.shape[-1] + completions.shape[-1]
-    return pack(prompts, completions, credit, grid_of(len(prompts), longest), shape)
+    return pack(prompts, completions, credit, layout_of(len(prompts), longest), shape)
 
 
 def terms_of(batch: Batch, recipe: Recipe, active: Bool[Tensor, " run"]) -> Terms:
@@ -182,17 +182,27 @@ def losses(
     return Losses(torch.where(terms.weights > 0, per_node, 0.0).sum((1, 2)), logprobs)
 
 
-@torch.no_grad()
 def score(
     weights: Weights,
     trees: Trees,
     completions: Int[Tensor, "run rollout token"],
+    recipe: Recipe,
     shape: Shape,
     compiled: bool,
 ) -> Tokens:
-    """Log-probabilities of completions under a compute copy, pass by pass; 0 at padding."""
-    run = compiled_form(token_logprobs) if compiled else token_logprobs
-    found = [run(one.weights(weights), one.part, shape)[0] for one in trees.passes()]
+    """Log-probabilities of completions under a compute copy, pass by pass; 0 at padding.
+
+    By the program that learns, with terms of zero: in bfloat16 another program gives other log-probabilities, and
+    weights that did not move would seem to have moved.
+    """
+    learns = compiled_form(losses) if compiled else losses
+    nothing = torch.zeros(trees.layout, device=completions.device)
+    terms = Terms(nothing, nothing, nothing, nothing, nothing if recipe.kl_coef else None)
+    on_policy = torch.tensor(False, device=completions.device)
+    found = [
+        learns(one.weights(weights), one.part, terms, on_policy, recipe, shape).logprobs.detach()
+        for one in trees.passes()
+    ]
     return torch.where(completions == PAD, 0.0, trees.spread(torch.cat(found)))
 
 
@@ -208,10 +218,12 @@ def backward(
     recipe: Recipe,
     shape: Shape,
     compiled: bool,
-) -> Losses:
-    """Set the gradients of the weights to those of the batch's loss, pass by pass. Passes without credit only look."""
+) -> tuple[Float[Tensor, " run"], Nodes]:
+    """Set the gradients of the weights to those of the batch's loss, pass by pass; passes without credit have none.
+
+    Returns the loss of each run, and log-probabilities.
+    """
     learns = compiled_form(losses) if compiled else losses
-    looks = compiled_form(token_logprobs) if compiled else token_logprobs
     compute = compute_weights(weights, recipe)
     trees, terms = batch.trees, terms_of(batch, recipe, active)
     loss = torch.zeros(len(active), device=active.device)
@@ -220,19 +232,15 @@ def backward(
         weight.grad = torch.zeros_like(weight)
     for one in trees.passes():
         own = one.weights(compute)
-        if one.slots.start >= trees.with_credit:
-            with torch.no_grad():
-                logprobs.append(looks(own, one.part, shape)[0])
+        found = learns(own, one.part, terms.part(one.at), batch.on_policy, recipe, shape)
+        logprobs.append(found.logprobs.detach())
+        if one.at.start >= trees.num_with_credit:
             continue
-        for weight in own.values():
-            weight.requires_grad_()
-        found = learns(own, one.part, terms.part(one.slots), batch.on_policy, recipe, shape)
         found.loss.sum().backward()
         loss.index_add_(0, one.run, found.loss.detach())
-        logprobs.append(found.logprobs.detach())
         for name, weight in weights.items():
             _add(weight.grad, one.run, own[name].grad)
-    return Losses(loss, torch.cat(logprobs))
+    return loss, torch.cat(logprobs)
 
 
 def _add(total: Tensor | None, run: Int[Tensor, " slot"], grad: Tensor | None) -> None:
@@ -286,7 +294,7 @@ def update(
         shape: sizes of the model.
         compiled: use the compiled pass.
     """
-    found = backward(weights, batch, active, recipe, shape, compiled)
+    loss, logprobs = backward(weights, batch, active, recipe, shape, compiled)
     grad_norm = clip_per_run(weights.values(), recipe.max_grad_norm)
     masked = (~active).nonzero().flatten()
     kept = [w.detach()[masked] for w in weights.values()]
@@ -294,13 +302,16 @@ def update(
     with torch.no_grad():
         for weight, rows in zip(weights.values(), kept, strict=True):
             weight[masked] = rows
-    return _report(batch, found, grad_norm, recipe)
+    return _report(batch, loss, batch.trees.spread(logprobs), grad_norm, recipe)
 
 
 def _report(
-    batch: Batch, found: Losses, grad_norm: Float[Tensor, " run"], recipe: Recipe
+    batch: Batch,
+    loss: Float[Tensor, " run"],
+    logprobs: Tokens,
+    grad_norm: Float[Tensor, " run"],
+    recipe: Recipe,
 ) -> UpdateReport:
-    logprobs = batch.trees.spread(found.logprobs)
     real = batch.real
     count = real.sum((1, 2)).clamp(min=1)
 
@@ -316,7 +327,7 @@ def _report(
     if batch.base_logprobs is not None:
         kl_base = mean(kl_k3(logprobs, batch.base_logprobs))
     return UpdateReport(
-        found.loss,
+        loss,
         grad_norm,
         mean(low),
         mean(high),

@@ -12,7 +12,7 @@ from benchmarks import ceiling, flops, gpu, growth, harness, lockstep_gain, over
 from benchmarks.workload import Workload, make, weights_of
 from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape, rotary
-from controlarm.packing import Grid, pack
+from controlarm.packing import Layout, pack
 from controlarm.sampling import decode_step
 from controlarm.update import PASS, Batch, compute_weights, losses, terms_of, trees_of
 
@@ -54,7 +54,7 @@ def test_operations_of_an_update_are_those_that_torch_counts():
     def one_pass():
         own = {name: w.requires_grad_() for name, w in one.weights(compute).items()}
         found = losses(
-            own, one.part, terms.part(one.slots), batch.on_policy, step.settings.recipe, SHAPE
+            own, one.part, terms.part(one.at), batch.on_policy, step.settings.recipe, SHAPE
         )
         found.loss.sum().backward()
 
@@ -63,7 +63,7 @@ def test_operations_of_an_update_are_those_that_torch_counts():
         SHAPE, nodes, nodes * LENGTH
     )
     assert counted(one_pass) == formula
-    products = flops.update_products(SHAPE, trees.grid)
+    products = flops.update_products(SHAPE, trees.layout)
     assert sum(one.operations for one in products) == formula
 
 
@@ -109,7 +109,7 @@ def test_prefixes_are_the_nodes_of_one_large_tree(texts):
     prompts, completions = rollouts(make(small(texts, tokens=32)._replace(shape=tuple(shape))))
     length = prompts.shape[1] * (prompts.shape[2] + completions.shape[2])
     everyone = np.ones(prompts.shape[:2], dtype=bool)
-    trees = pack(prompts, completions, everyone, Grid(1, 1, length), shape)
+    trees = pack(prompts, completions, everyone, Layout(1, 1, length), shape)
     assert flops.prefixes(prompts, completions).nodes == (trees.nodes.tokens != PAD).sum()
 
 

@@ -186,7 +186,8 @@ def make_batch(rollouts, advantages, on_policy, old_logprobs):
 def logprobs_of(prompts, completions):
     no_credit = np.zeros(completions.shape[:2], dtype=bool)
     trees = trees_of(prompts, completions, no_credit, SHAPE)
-    return score(random_weights(), trees, completions, SHAPE, False)
+    recipe = Recipe.model_validate(RECIPE)
+    return score(random_weights(), trees, completions, recipe, SHAPE, False)
 
 
 def our_gradient(batch, recipe):

@@ -11,10 +11,14 @@ from hypothesis import strategies as st
 from small_trial import SHAPE, organisms, plain_logits
 
 from controlarm.organisms.tokenizer import PAD
-from controlarm.packing import Grid, pack
+from controlarm.packing import Layout, pack
+from controlarm.protocol import Recipe
 from controlarm.update import score, token_logprobs
 
-PLACES, TOKENS = 4, 5
+RUNS, PLACES, TOKENS = 2, 4, 5
+RECIPE = Recipe(
+    prompts_per_step=1, group_size=2, updates_per_rollout=1, learning_rate=1.0, precision="float32"
+)
 
 
 class Told(NamedTuple):
@@ -22,7 +26,7 @@ class Told(NamedTuple):
 
     texts: list[list[tuple[list[int], list[int]]]]
     credit: np.ndarray
-    grid: Grid
+    layout: Layout
 
     @property
     def prompts(self):
@@ -34,13 +38,15 @@ class Told(NamedTuple):
 
     @property
     def trees(self):
-        return pack(self.prompts, self.completions, self.credit, self.grid, SHAPE)
+        return pack(self.prompts, self.completions, self.credit, self.layout, SHAPE)
 
     def place(self, trees, run, rollout, t):
         """Slot, row and node of a completion token; the slot is its run's."""
-        slot, rest = divmod(trees.where[run, rollout, t].item(), self.grid.rows * self.grid.length)
+        slot, rest = divmod(
+            trees.where[run, rollout, t].item(), self.layout.rows * self.layout.length
+        )
         assert trees.run[slot] == run
-        return slot, *divmod(rest, self.grid.length)
+        return slot, *divmod(rest, self.layout.length)
 
 
 def text(longest):
@@ -49,16 +55,16 @@ def text(longest):
 
 
 @st.composite
-def told(draw, runs=2):
+def told(draw):
     rollouts = draw(st.integers(1, 9))
     rollout = st.tuples(text(PLACES), text(TOKENS))
     run = st.lists(rollout, min_size=rollouts, max_size=rollouts)
-    texts = draw(st.lists(run, min_size=runs, max_size=runs))
+    texts = draw(st.lists(run, min_size=RUNS, max_size=RUNS))
     credit = st.lists(st.booleans(), min_size=rollouts, max_size=rollouts)
-    credits = np.array(draw(st.lists(credit, min_size=runs, max_size=runs)))
+    credits = np.array(draw(st.lists(credit, min_size=RUNS, max_size=RUNS)))
     length = draw(st.integers(PLACES + TOKENS, 40))
-    grid = Grid(draw(st.integers(1, 4)), draw(st.integers(1, 3)), length)
-    return Told(texts, credits, grid)
+    layout = Layout(draw(st.integers(1, 4)), draw(st.integers(1, 3)), length)
+    return Told(texts, credits, layout)
 
 
 def path(trees, slot, row, node):
@@ -72,7 +78,7 @@ def path(trees, slot, row, node):
 @given(told())
 def test_the_path_to_each_token_is_its_rollout_so_far_and_all_that_it_sees(one):
     trees = one.trees
-    places = torch.arange(one.grid.length)
+    places = torch.arange(one.layout.length)
     for run, rollouts in enumerate(one.texts):
         for rollout, (prompt, completion) in enumerate(rollouts):
             for t in range(len(completion)):
@@ -92,7 +98,7 @@ def test_nothing_stands_twice_in_a_row_and_what_fits_one_row_stands_once(one):
         prefixes = {tuple((p + c)[: n + 1]) for p, c in rollouts for n in range(len(p) + len(c))}
         total = 0
         own = (trees.run == run).nonzero().flatten().tolist()
-        for slot, row in itertools.product(own, range(one.grid.rows)):
+        for slot, row in itertools.product(own, range(one.layout.rows)):
             tokens = trees.nodes.tokens[slot, row]
             nodes = (tokens != PAD).nonzero().flatten().tolist()
             said = [tuple(tokens[path(trees, slot, row, n)].tolist()) for n in nodes]
@@ -100,7 +106,7 @@ def test_nothing_stands_twice_in_a_row_and_what_fits_one_row_stands_once(one):
             assert max(Counter(said).values(), default=0) <= len(set(one.credit[run].tolist()))
             total += len(said)
         assert total >= len(prefixes)
-        if len(prefixes) <= one.grid.length and one.credit[run].all():
+        if len(prefixes) <= one.layout.length and one.credit[run].all():
             assert total == len(prefixes)
 
 
@@ -110,7 +116,7 @@ def test_what_has_credit_comes_first_and_no_slot_with_credit_is_without(one):
     of_token = torch.zeros(len(trees.run), dtype=torch.bool)
     for run, rollout in zip(*one.credit.nonzero(), strict=True):
         of_token[one.place(trees, run, rollout, 0)[0]] = True
-    assert of_token.tolist() == [i < trees.with_credit for i in range(len(trees.run))]
+    assert of_token.tolist() == [i < trees.num_with_credit for i in range(len(trees.run))]
 
 
 @given(told())
@@ -119,7 +125,7 @@ def test_passes_are_all_slots_in_order_and_alike(one):
     found = list(trees.passes())
     assert torch.equal(torch.cat([p.run for p in found]), trees.run)
     assert torch.equal(torch.cat([p.part.parents for p in found]), trees.parents)
-    shape = tuple(one.grid)
+    shape = tuple(one.layout)
     for each in found:
         for x in (each.part.parents, *each.part.nodes):
             assert x.shape[:3] == shape
@@ -155,7 +161,7 @@ def test_what_is_brought_to_the_nodes_comes_back_to_the_tokens(one):
 @given(told())
 def test_log_probabilities_and_entropies_are_those_of_a_plain_model(one):
     trees, weights = one.trees, organisms()
-    found = score(weights, trees, one.completions, SHAPE, compiled=False)
+    found = score(weights, trees, one.completions, RECIPE, SHAPE, compiled=False)
     entropies = [token_logprobs(p.weights(weights), p.part, SHAPE)[1] for p in trees.passes()]
     entropy = trees.spread(torch.cat(entropies))
     for run, rollouts in enumerate(one.texts):

@@ -28,6 +28,18 @@ def test_a_record_is_of_the_protocol_that_it_names(record: Path):
     assert protocol.digest(trial, plan["materials"]) == plan["digest"]
 
 
+@pytest.mark.parametrize("record", WITH_REPORT, ids=lambda path: path.name)
+def test_runs_of_a_record_that_had_no_gradient_have_a_ratio_of_one(record: Path):
+    """Drift is of the weights, not of the programs that score them; with two updates a step, the second has old scores."""
+    still = 0
+    for path in record.glob("*/*/*/steps.jsonl"):
+        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if not any(line["grad_norm"] for line in lines):
+            still += 1
+            assert not any(line["ratio_max"] or line["approx_kl"] for line in lines), path
+    assert still
+
+
 def test_the_readme_quotes_the_quick_record():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     record = next(path for path in RECORDS if path.name.startswith("quick-"))

@@ -1,5 +1,9 @@
 """One optimiser step: independent of how it is cut and of who trains beside, and equal to plain PyTorch run by run."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -7,14 +11,15 @@ import pytest
 import torch
 from small_trial import SHAPE, encoded_prompts, own, plain_logits, wild_weights
 
-from controlarm import seeds
+from controlarm import seeds, trial
 from controlarm.organisms.tokenizer import END, PAD, VOCAB_SIZE
-from controlarm.packing import Grid, pack
+from controlarm.packing import Layout, pack
 from controlarm.protocol import Recipe
 from controlarm.update import (
     Batch,
     backward,
     clip_per_run,
+    compute_weights,
     make_optimizer,
     score,
     update,
@@ -22,7 +27,7 @@ from controlarm.update import (
 )
 
 RUNS, ROLLOUTS, TOKENS = 3, 8, 7
-GRID = Grid(3, 1, 128)
+LAYOUT = Layout(3, 1, 128)
 RECIPE = Recipe(
     prompts_per_step=2, group_size=4, updates_per_rollout=1, learning_rate=1e-3,
     precision="float32", max_grad_norm=0.5,
@@ -35,7 +40,7 @@ def trained(weights):
 
 
 class Rollouts(NamedTuple):
-    """What a batch is made of; ``grid`` is the shape of a pass."""
+    """What a batch is made of; ``layout`` is the shape of a pass."""
 
     prompts: torch.Tensor
     completions: torch.Tensor
@@ -44,11 +49,11 @@ class Rollouts(NamedTuple):
     advantages: np.ndarray
     base_logprobs: torch.Tensor | None = None
 
-    def batch(self, grid=GRID, recipe=RECIPE):
+    def batch(self, layout=LAYOUT, recipe=RECIPE):
         credit = with_credit(
             self.advantages, torch.ones(len(self.prompts), dtype=torch.bool), recipe
         )
-        trees = pack(self.prompts, self.completions, credit, grid, SHAPE)
+        trees = pack(self.prompts, self.completions, credit, layout, SHAPE)
         return Batch(
             trees, self.completions, self.on_policy, self.old_logprobs, self.advantages,
             self.base_logprobs,
@@ -72,16 +77,16 @@ def some_rollouts(runs=RUNS, on_policy=True, name="batch"):
     completions[:, 5] = completions[:, 0]
     completions[:, 3, :2] = torch.tensor([7, 8])
     completions[:, 0, 0] = completions[:, 5, 0] = 7
-    trees = pack(prompts, completions, np.ones((runs, ROLLOUTS), dtype=bool), GRID, SHAPE)
-    now = score(wild_weights(runs), trees, completions, SHAPE, compiled=False)
+    trees = pack(prompts, completions, np.ones((runs, ROLLOUTS), dtype=bool), LAYOUT, SHAPE)
+    now = score(wild_weights(runs), trees, completions, RECIPE, SHAPE, compiled=False)
     apart = torch.from_numpy(rng.standard_normal(trees.parents.shape, dtype=np.float32))
     old = now + 0.3 * trees.spread(apart)
     gains = rng.standard_normal((runs, ROLLOUTS))
     return Rollouts(prompts, completions, torch.tensor(on_policy), old, gains)
 
 
-def stepped(weights, rollouts, recipe=RECIPE, grid=GRID, active=None, num_updates=1):
-    batch = rollouts.batch(grid, recipe)
+def stepped(weights, rollouts, recipe=RECIPE, layout=LAYOUT, active=None, num_updates=1):
+    batch = rollouts.batch(layout, recipe)
     weights = trained(weights)
     optimizer = make_optimizer(weights, recipe)
     active = torch.ones(len(batch.advantages), dtype=torch.bool) if active is None else active
@@ -132,14 +137,77 @@ def test_a_step_does_not_depend_on_how_its_batch_is_cut(precision, aggregation, 
     batch, weights = some_rollouts(on_policy=on_policy), wild_weights(RUNS)
     whole, of_whole = stepped(weights, batch, recipe)
     shortest = batch.prompts.shape[-1] + TOKENS
-    a_rollout_at_a_time, a_few, all_at_once = Grid(1, 1, shortest), Grid(4, 1, 64), Grid(8, 4, 64)
-    for grid in (a_rollout_at_a_time, a_few, all_at_once):
-        cut, of_cut = stepped(weights, batch, recipe, grid)
+    a_rollout_at_a_time, a_few, all_at_once = (
+        Layout(1, 1, shortest),
+        Layout(4, 1, 64),
+        Layout(8, 4, 64),
+    )
+    for layout in (a_rollout_at_a_time, a_few, all_at_once):
+        cut, of_cut = stepped(weights, batch, recipe, layout)
         for run in range(RUNS):
             assert relative_gap(gradient(cut, run), gradient(whole, run)) < band
         torch.testing.assert_close(of_cut.grad_norm, of_whole.grad_norm, rtol=band, atol=0)
         torch.testing.assert_close(of_cut.loss, of_whole.loss, rtol=band, atol=band)
         torch.testing.assert_close(of_cut.clip_low, of_whole.clip_low, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("term", [{}, {"kl_coef": 0.1}, {"aggregation": "sequence_mean"}])
+def test_a_step_does_not_depend_on_which_passes_go_backward(term):
+    """Neither its gradients nor its report: where advantages are zero, to go backward anyway changes nothing."""
+    recipe = RECIPE.model_copy(update=term)
+    batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
+    base = batch.old_logprobs + 0.1 if recipe.kl_coef else None
+    mixed = batch.advantages * (np.arange(ROLLOUTS) % 3 == np.arange(RUNS)[:, None])
+    batch = batch._replace(advantages=mixed, base_logprobs=base)
+    everyone = torch.ones(RUNS, dtype=torch.bool)
+    found = []
+    for credit in (with_credit(mixed, everyone, recipe), np.ones(mixed.shape, dtype=bool)):
+        for layout in (LAYOUT, Layout(1, 1, 25), Layout(2, 1, 25)):
+            trees = pack(batch.prompts, batch.completions, credit, layout, SHAPE)
+            masters = trained(weights)
+            optimizer = make_optimizer(masters, recipe)
+            one = batch.batch()._replace(trees=trees)
+            found.append((masters, update(masters, optimizer, one, everyone, recipe, SHAPE, False)))
+            if credit.all() or recipe.kl_coef:
+                assert trees.num_with_credit == len(trees.run) or layout.slots > 1
+            elif layout.slots == 1:
+                assert 0 < trees.num_with_credit < len(trees.run)
+    (first, report), *others = found
+    for masters, other in others:
+        for run in range(RUNS):
+            assert relative_gap(gradient(masters, run), gradient(first, run)) < 1e-5
+        for name, one in report._asdict().items():
+            if name == "logprobs":
+                torch.testing.assert_close(other.logprobs[batch.real], one[batch.real])
+            elif one is not None:
+                torch.testing.assert_close(getattr(other, name), one, rtol=1e-4, atol=2e-6)
+
+
+def report_of_weights_that_did_not_move():
+    """Of compiled passes, some with credit and some without."""
+    batch, weights = some_rollouts(on_policy=False), trained(wild_weights(RUNS))
+    gains = batch.advantages * (np.arange(ROLLOUTS) % 3 == np.arange(RUNS)[:, None])
+    one = batch._replace(advantages=gains).batch(Layout(2, 1, 25), BF16)
+    assert 0 < one.trees.num_with_credit < len(one.trees.run)
+    policy = compute_weights(weights, BF16)
+    old = score(policy, one.trees, batch.completions, BF16, SHAPE, compiled=True)
+    optimizer, everyone = make_optimizer(weights, BF16), torch.ones(RUNS, dtype=torch.bool)
+    one = one._replace(old_logprobs=old)
+    return update(weights, optimizer, one, everyone, BF16, SHAPE, compiled=True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not trial.has_compiler(), reason="there is no C++ compiler")
+def test_weights_that_did_not_move_have_a_ratio_of_one_in_compiled_bfloat16_too():
+    """Old and new log-probabilities come from one program; in a process of its own (``conftest``)."""
+    code = (
+        "from test_update import report_of_weights_that_did_not_move as told; found = told(); "
+        "assert found.grad_norm.all(), found; assert not found.ratio_max.any() and not found.approx_kl.any(), found"
+    )
+    here = Path(__file__).parent
+    env = os.environ | {"PYTHONPATH": f"{here}{os.pathsep}{here.parent}"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False)  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize(("recipe", "band"), [(RECIPE, 1e-6), (BF16, 1e-2)])
@@ -283,7 +351,7 @@ def test_the_optimizer_is_pytorchs_adamw_run_by_run():
 def test_the_report_counts_what_the_surrogate_clips():
     batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
     _, report = stepped(weights, batch)
-    now = score(weights, batch.batch().trees, batch.completions, SHAPE, compiled=False)
+    now = score(weights, batch.batch().trees, batch.completions, RECIPE, SHAPE, compiled=False)
     for run in range(RUNS):
         low = high = count = 0
         largest = kl = 0.0

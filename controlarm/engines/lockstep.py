@@ -31,7 +31,7 @@ from controlarm.sampling import Completions
 from controlarm.train import Prompts, Settings, State, Step, train
 from controlarm.update import compute_weights
 
-VERSION = "lockstep-3"
+VERSION = "lockstep-4"
 """Moves when anything from labels to evaluation would give other numbers; part of every digest."""
 
 FAILED_SHARE = 0.05
