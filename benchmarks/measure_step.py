@@ -133,7 +133,7 @@ def count(step: Step, completions: Completions) -> dict[str, dict[str, float]]:
     length = PROMPT_LENGTH + work.tokens
     rows = sum(one.tiles for one in extended) * sampling.TILE * work.runs
     asked = step.asked.tokens
-    prefill = asked.numel()
+    prefill = work.runs * (work.prompts + -work.prompts % sampling.PREFILL) * PROMPT_LENGTH
     decoded = flops.forward(shape, rows, rows * length) + flops.embedding(shape, prefill)
     decoded += flops.body(shape, prefill, prefill * PROMPT_LENGTH)
     decoded += flops.logits(shape, work.runs * work.prompts)

@@ -34,7 +34,7 @@ class Judgement(NamedTuple):
     code_true: bool | None
 
 
-@lru_cache(maxsize=1 << 16)
+@lru_cache(maxsize=1 << 14)
 def judge(text: str, gold: str) -> Judgement:
     """Grade and detectors; remembered, since organisms often repeat themselves."""
     return Judgement(
