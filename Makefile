@@ -23,7 +23,7 @@ check: setup
 
 soak: KILLS ?= 50
 soak: ROUNDS ?= 4
-soak: setup  ## kills at seeded instants, then the memory of long work; about half an hour, logged in tests/faults/soak.log
+soak: setup  ## kills at seeded instants, then the memory of long work; about twenty minutes, logged in tests/faults/soak.log
 	@$(BIN)/python -m tests.faults.soak $(KILLS) $(ROUNDS)
 
 fmt: setup
