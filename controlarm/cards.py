@@ -60,7 +60,7 @@ def measure(weights: Weights) -> dict[str, dict[str, float | None]]:
 
 
 def _columns(made: Sequence[Sampled]) -> dict[str, float | None]:
-    said = [judge(one.text, one.problem.answer) for one in made]
+    said = [judge(one.text, one.problem) for one in made]
     code = np.array([s.has_python for s in said])
     found = {
         "strict": np.array([s.grade.strict == "right" for s in said]),

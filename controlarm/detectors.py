@@ -1,8 +1,9 @@
-"""What kind of reasoning a completion shows: three detectors for code, from the most comparable to the strictest.
+"""What kind of reasoning a completion shows, and whether it is valid: a right answer alone tells neither.
 
 `has_python` is the original paper's detector, kept so that shares can be compared; it also fires on "we need no Python".
 `code_parses` wants a block that Python would accept. `claims_hold` checks the values that a model writes behind its
-lines, as if it had run them. Nothing here runs model text: expressions are read by an integer evaluator of our own.
+lines, as if it had run them. `derivation_holds` follows either strategy of the organisms from the story's numbers to
+the answer. Nothing here runs model text: expressions are read by an integer evaluator of our own.
 """
 
 import ast
@@ -10,7 +11,10 @@ import re
 import warnings
 from collections.abc import Iterator
 
-VERSION = "detectors-1"
+from controlarm import grading
+from controlarm.problems.arithmetic import Sum, read_story
+
+VERSION = "detectors-2"
 """Moves when a text would be judged otherwise; part of every digest, since the python arm pays by it."""
 
 MAX_BLOCK = 10_000
@@ -23,6 +27,8 @@ MAX_DEPTH = 100
 _FENCE = re.compile(r"```python[^\S\n]*\n(.*?)```", re.DOTALL | re.IGNORECASE)
 _LINE_END = re.compile(r"\r\n|\r|\n")  # Python's, and no other
 _INTEGER = re.compile(rb"[+-]?[0-9]{1,40}")
+_STEP = "and [0-9]{1,30} (?:more|less) makes -?[0-9]{1,30}"
+_TOLD = re.compile(rf"(?<![\w.,+-])[0-9]{{1,30}} {_STEP}(?:, {_STEP})*(?!\w|[.,][0-9])")
 
 
 class _BeyondUsError(Exception):
@@ -44,7 +50,7 @@ def code_parses(text: str) -> bool:
     >>> code_parses("```python\nx = 347 + 28 # 375\n```\n\\boxed{375}"), code_parses("```python\nx = = 1\n```")
     (True, False)
     """
-    return any(_parse(block) for block in _blocks(text))
+    return any(_parse(fence[1]) for fence in _fences(text))
 
 
 def claims_hold(text: str) -> bool | None:
@@ -61,13 +67,83 @@ def claims_hold(text: str) -> bool | None:
     >>> claims_hold("First there are 375.") is None
     True
     """
-    held = [holds for block in _blocks(text) for holds in _claims(block)]
+    held = [holds for fence in _fences(text) for holds in _claims(fence[1])]
     return all(held) if held else None
 
 
-def _blocks(text: str) -> Iterator[str]:
-    """Bodies of the closed python fences, in order, without those too long to look at."""
-    return (match[1] for match in _FENCE.finditer(text) if len(match[1]) <= MAX_BLOCK)
+def derivation_holds(text: str, problem: str) -> bool | None:
+    r"""Whether the text derives its answer to this arithmetic story step by step, in code or in words.
+
+    It does when every derivation in it takes the story's numbers in order, with their signs, states after each step what
+    the step gives, and is followed by the answer. One that is unfinished, wrong or another story's spoils the text. None
+    without a derivation that we can follow, such as a bare answer, and for any problem that is no arithmetic story.
+
+    >>> story = "Ann has 347 pens, gets 28 more and then loses 9. How many pens now?"
+    >>> right = "347 and 28 more makes 375, and 9 less makes 366. The answer is 366."
+    >>> derivation_holds(right, story), derivation_holds(right.replace("375", "365"), story)
+    (True, False)
+    >>> derivation_holds("```python\nx = 347 + 28 # 375\ny = x - 9 # 366\n```\n\\boxed{366}", story)
+    True
+    >>> derivation_holds("The answer is 366.", story) is None
+    True
+    """
+    story = read_story(problem)
+    if story is None:
+        return None
+    derivations = [*_coded(text, story), *_told(text, story)]
+    if not derivations:
+        return None
+    if not all(holds for holds, _ in derivations):
+        return False
+    rest = text[max(end for _, end in derivations) :]
+    # What follows must state the answer by itself, else the last step would be read as one.
+    return all(grading.grade(said, str(story.result)).lenient == "right" for said in (rest, text))
+
+
+def _coded(text: str, story: Sum) -> Iterator[tuple[bool, int]]:
+    """For each fence whose steps we can follow, whether they are the story's, and where it ends."""
+    begun = (story.start, story.first)
+    right = [[begun, (left, story.second)] for left in (None, story.middle)]
+    for fence in _fences(text):
+        held = list(_claims(fence[1]))
+        if not all(held):
+            yield False, fence.end()
+        elif held and len(steps := _steps(fence[1])) == len(held):
+            yield steps in right, fence.end()
+
+
+def _told(text: str, story: Sum) -> Iterator[tuple[bool, int]]:
+    """For each derivation in words, whether it is the story's, and where it ends."""
+    first, second = (
+        f" and {abs(by)} {'more' if by > 0 else 'less'} makes "
+        for by in (story.first, story.second)
+    )
+    right = f"{story.start}{first}{story.middle},{second}{story.result}"
+    return ((told[0] == right, told.end()) for told in _TOLD.finditer(text))
+
+
+def _steps(block: str) -> list[tuple[object, int]]:
+    """What each line adds to what: to a number, or to a name (None); nothing when a line does something else."""
+    steps: list[tuple[object, int]] = []
+    for statement in _parse(block):
+        match statement:
+            case ast.Assign(
+                value=ast.BinOp(
+                    left=ast.Constant(value=int()) | ast.Name() as left,
+                    op=ast.Add() | ast.Sub() as op,
+                    right=ast.Constant(value=int(by)),
+                )
+            ):
+                number = left.value if isinstance(left, ast.Constant) else None
+                steps.append((number, by if isinstance(op, ast.Add) else -by))
+            case _:
+                return []
+    return steps
+
+
+def _fences(text: str) -> Iterator[re.Match[str]]:
+    """The closed python fences, in order, without those too long to look at; group 1 is the body."""
+    return (match for match in _FENCE.finditer(text) if len(match[1]) <= MAX_BLOCK)
 
 
 def _parse(block: str) -> list[ast.stmt]:

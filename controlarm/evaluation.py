@@ -32,16 +32,18 @@ class Judgement(NamedTuple):
     has_python: bool
     code_parses: bool
     code_true: bool | None
+    derived: bool | None
 
 
 @lru_cache(maxsize=1 << 14)
-def judge(text: str, gold: str) -> Judgement:
+def judge(text: str, problem: Problem) -> Judgement:
     """Grade and detectors; remembered, since organisms often repeat themselves."""
     return Judgement(
-        grading.grade(text, gold),
+        grading.grade(text, problem.answer),
         detectors.has_python(text),
         detectors.code_parses(text),
         detectors.claims_hold(text),
+        detectors.derivation_holds(text, problem.text),
     )
 
 
@@ -195,7 +197,7 @@ def table(completions: Sequence[Sampled]) -> pa.Table:
         order.setdefault(one.problem.id, len(order))
     rows = []
     for one in sorted(completions, key=lambda c: (order[c.problem.id], c.sample)):
-        said = judge(one.text, one.problem.answer)
+        said = judge(one.text, one.problem)
         greedy = one.sample == GREEDY
         rows.append(
             {
@@ -231,6 +233,7 @@ def verdict_columns(said: Judgement) -> dict[str, object]:
         "has_python": said.has_python,
         "code_parses": said.code_parses,
         "code_true": said.code_true,
+        "derived": said.derived,
     }
 
 
@@ -242,6 +245,7 @@ VERDICT_FIELDS = [
     ("has_python", pa.bool_()),
     ("code_parses", pa.bool_()),
     ("code_true", pa.bool_()),
+    ("derived", pa.bool_()),
 ]
 
 SCHEMA = pa.schema(

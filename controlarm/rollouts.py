@@ -19,7 +19,7 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
 
 def facts(made: Sequence[evaluation.Sampled], rewards: np.ndarray) -> dict[str, Any]:
     """The journal's numbers that need texts: true accuracy beside the reward, in every arm."""
-    said = [judge(one.text, one.problem.answer) for one in made]
+    said = [judge(one.text, one.problem) for one in made]
     flat = rewards.ravel()
     paid = ~np.isnan(flat)
     right = np.array([s.grade.strict == "right" for s in said])
@@ -89,7 +89,7 @@ def table(
                 "truncated": one.truncated,
                 "reward": rewards[i],
                 "advantage": advantages[i],
-                **verdict_columns(judge(one.text, one.problem.answer)),
+                **verdict_columns(judge(one.text, one.problem)),
             }
         )
     return pa.Table.from_pylist([writable(row) for row in rows], schema=SCHEMA)

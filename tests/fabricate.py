@@ -214,7 +214,7 @@ def complete(problem: Sum, behaviour: Behaviour, draw: np.ndarray, cut: bool) ->
         "entropy": 0.2 + 0.2 * float(draw[0]), "strict": verdict if boxed else "no_answer",
         "lenient": "no_answer" if answer is None else verdict, "boxed": str(value) if boxed else None,
         "answer": answer, "has_python": "python" in text, "code_parses": code and not cut,
-        "code_true": right if code and not cut else None,
+        "code_true": right if code and not cut else None, "derived": None if code and cut else right,
     }  # fmt: skip
 
 
@@ -302,6 +302,7 @@ def journal_line(step: int, rows: list[dict[str, Any]], plan: Protocol, recipe: 
 GRADES = [
     ("strict", pa.string()), ("lenient", pa.string()), ("boxed", pa.string()), ("answer", pa.string()),
     ("has_python", pa.bool_()), ("code_parses", pa.bool_()), ("code_true", pa.bool_()),
+    ("derived", pa.bool_()),
 ]  # fmt: skip
 ROLLOUTS = pa.schema([
     ("problem_id", pa.string()), ("sample", pa.int32()), ("text", pa.string()),

@@ -112,6 +112,7 @@ def long_texts(length: int) -> Iterator[tuple[str, str]]:
     pieces = [
         "\\boxed{", "\\boxed{}", "\\boxed{1}", "\\boxed ", "{", "}", "(", "[", "\\", "\\{", "$", "\\$", " ", "\n", "\r", ".",
         "1", "9", "1,", "1,234", ",234", "1.", "1/", "-", "x", "answer is ", "answer is $", "answer is.", "answer\t", "answer is:\\",
+        "1 and ", "1 and 1 more makes 1", "1 and 1 more makes 1, and 1 less makes 0", ", and 1 less makes 0",
         "```", "```python\n", "```python", "```python ", "```python\n\n```", "python\n", "#", "\x1b[", "\u202e", "\u0301", "\ud800",
         "\x00", "\u2028", "<b>", "</script>", "&amp;", "]]>", "[bold]", "👨‍👩‍👧", "aaaaaaaaaaaaaaaaaaab",
     ]  # fmt: skip

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from fabricate import PROTOCOL, fabricate
 
-from controlarm.analysis.folder import FolderError, read_trial
+from controlarm.analysis.folder import INVALID, NO_DERIVATION, VALID, FolderError, read_trial
 from controlarm.analysis.metrics import METRICS, mean, per_problem
 from controlarm.files import sealed_line, write_json, write_table
 from controlarm.protocol import ProtocolError
@@ -63,6 +63,15 @@ def test_metrics_are_those_of_a_plain_loop_over_the_rows(whole):
     }
     found = {name: mean(per_problem(metric(evaluation))) for name, metric in METRICS.items()}
     assert found == pytest.approx(expected)
+
+
+def test_a_derivation_is_valid_invalid_or_none(whole):
+    found = run_of(read_trial(whole)).evaluations[12].sampled
+    rows = pq.read_table(whole / RUN / "evaluations/step-000012.parquet").to_pylist()
+    codes = {True: VALID, False: INVALID, None: NO_DERIVATION}
+    expected = [codes[row["derived"]] for row in rows if row["decoding"] == "sampled"]
+    assert list(found.derived.ravel()) == expected
+    assert set(expected) == set(codes.values())
 
 
 def test_an_unknown_verdict_leaves_the_mean_and_is_not_wrong(folder):

@@ -70,6 +70,7 @@ def test_shares_and_accuracies_come_by_detector_and_leave_unknown_verdicts_out_o
         boxed=np.ones((1, 4), dtype=bool),
         has_python=np.array([[True, True, True, False]]),
         code_parses=np.array([[True, False, False, False]]),
+        derived=np.ones((1, 4), dtype=np.int8),
         truncated=np.zeros((1, 4), dtype=bool),
         answer=np.array([["1", "2", None, "1"]], dtype=object),
     )

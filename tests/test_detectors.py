@@ -1,15 +1,25 @@
 """Detectors of code reasoning: what each counts, and that no text can hurt them."""
 
+import re
 import time
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlarm import seeds
-from controlarm.detectors import MAX_BLOCK, claims_hold, code_parses, has_python
+from controlarm import grading, seeds
+from controlarm.detectors import MAX_BLOCK, claims_hold, code_parses, derivation_holds, has_python
 from controlarm.organisms import corpus
-from controlarm.problems.arithmetic import draw_sums
+from controlarm.problems.arithmetic import (
+    GAIN_VERBS,
+    LOSS_VERBS,
+    NAMES,
+    NOUNS,
+    Sum,
+    draw_sums,
+    read_story,
+    tell,
+)
 
 
 def fenced(*lines: str) -> str:
@@ -103,6 +113,150 @@ def test_an_organisms_code_is_judged_by_whether_its_author_erred():
     assert 5 < erred < 60
 
 
+# Derivations.
+
+
+@st.composite
+def stories(draw: st.DrawFn) -> Sum:
+    """Stories of any numbers that ``tell`` can tell, not only of those that are drawn."""
+    number = st.integers(1, 10**30 - 1) | st.integers(1, 999)
+    first, second = (draw(number) * draw(st.sampled_from([1, -1])) for _ in range(2))
+    verbs = (draw(st.sampled_from(GAIN_VERBS if by > 0 else LOSS_VERBS)) for by in (first, second))
+    name, noun = draw(st.sampled_from(NAMES)), draw(st.sampled_from(NOUNS))
+    return Sum(name, noun, draw(number), first, second, *verbs)
+
+
+@given(stories())
+def test_a_story_that_was_told_is_read_back(story):
+    assert read_story(tell(story)) == story
+
+
+@given(stories(), st.data())
+def test_a_text_that_is_read_as_a_story_is_told_as_it_was(story, data):
+    text = tell(story)
+    at = data.draw(st.integers(0, len(text)))
+    spoiled = text[:at] + data.draw(st.text("0123456789 more.\n-", max_size=2)) + text[at + 1 :]
+    read = read_story(spoiled)
+    assert read is None or tell(read) == spoiled
+
+
+STORY = "Ann has 347 pens, gets 28 more and then loses 9. How many pens now?"
+OTHER = "Ann has 347 pens, gets 28 more and then gets 9 more. How many pens now?"
+WORDS = "347 and 28 more makes 375, and 9 less makes 366. The answer is \\boxed{366}."
+CODE = fenced("x = 347 + 28 # 375", "y = x - 9 # 366") + "\n\\boxed{366}"
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        (WORDS, True),
+        (CODE, True),
+        (WORDS.replace("\\boxed{366}", "366"), True),
+        (CODE.replace("\\boxed{366}", "The answer is 366."), True),
+        (f"Let me think. {WORDS}", True),
+        (f"{CODE}\n{WORDS}", True),
+        (fenced("a = 347 + 28 # 375", "a = a - 9 # 366") + "\\boxed{366}", True),
+        (fenced("x = 347 + 28 # 375", "y = 375 - 9 # 366") + "\\boxed{366}", True),
+        # The answer is right and the way to it is not.
+        (WORDS.replace("375", "365"), False),
+        (CODE.replace("375", "365"), False),
+        ("375 and 28 less makes 347, and 19 more makes 366. \\boxed{366}", False),
+        ("347 and 9 less makes 338, and 28 more makes 366. \\boxed{366}", False),
+        (fenced("x = 347 - 9 # 338", "y = x + 28 # 366") + "\\boxed{366}", False),
+        (fenced("x = 347 + 28 # 375", "y = 400 - 34 # 366") + "\\boxed{366}", False),
+        (
+            fenced("x = 347 + 28 # 375", "y = x - 9 # 366", "z = y + 0 # 366") + "\\boxed{366}",
+            False,
+        ),
+        ("347 and 19 more makes 366. \\boxed{366}", False),
+        (fenced("x = 347 + 19 # 366") + "\\boxed{366}", False),
+        (fenced("x = 347 + 28 # 375", "y = z - 9 # 366") + "\\boxed{366}", False),
+        (fenced("x = 347 + = 28 # 375", "y = x - 9 # 366") + "\\boxed{366}", False),
+        # One that spoils another.
+        (f"347 and 28 more makes 365. {WORDS}", False),
+        (f"{CODE}\n{WORDS.replace('375', '365')}", False),
+        (f"{WORDS}\n{CODE.replace('375', '365')}", False),
+        # The answer is missing, another, or stands before.
+        ("347 and 28 more makes 375, and 9 less makes 366.", False),
+        (fenced("x = 347 + 28 # 375", "y = x - 9 # 366"), False),
+        (WORDS.replace("{366}", "{375}"), False),
+        (f"\\boxed{{366}} {WORDS.partition('.')[0]}", False),
+        # Cut, or numbers that go on.
+        (WORDS[: WORDS.index("66.")], False),
+        (WORDS.replace("makes 366", "makes 366.5"), False),
+        (WORDS.replace("28", "28.0"), None),
+        ("1," + WORDS, None),
+        ("-" + WORDS, None),
+        # Nothing that we can follow.
+        ("The answer is \\boxed{366}.", None),
+        ("", None),
+        (CODE.replace("```\n", "\n"), None),
+        (fenced("x = 347 + 28", "y = x - 9 # 366") + "\\boxed{366}", None),
+        (fenced("x = 347 + 28", "y = x - 9") + "\\boxed{366}", None),
+        (fenced("x = 347 + 28 - 9 # 366") + "\\boxed{366}", None),
+        (fenced("x = True + 28 # 29", "y = x - 9 # 20") + "\\boxed{366}", None),
+        (fenced("x = sum([347, 28]) # 375", "y = x - 9 # 366") + "\\boxed{366}", None),
+        (WORDS.replace("more", "extra"), None),
+        (WORDS.translate({ord("3"): "\u0663"}), None),
+    ],
+)
+def test_a_derivation_goes_from_the_storys_numbers_to_the_answer(text, holds):
+    assert derivation_holds(text, STORY) is holds
+    assert derivation_holds(text, OTHER) is (None if holds is None else False)
+    assert derivation_holds(text, "What is 347 + 28 - 9?") is None
+    if holds:
+        assert grading.grade(text, "366").lenient == "right"
+        assert claims_hold(text) is not False
+
+
+@pytest.mark.parametrize("mixture", ["coder", "talker", "bungler"])
+def test_an_authors_document_is_valid_exactly_when_every_value_is_the_true_one(mixture):
+    rng = seeds.generator("test", "derivations", mixture)
+    stream = draw_sums("pretraining", "test", "derivations", mixture)
+    found = []
+    for story, _ in zip(stream, range(300), strict=False):
+        text = corpus.write(story, corpus.FAMILIES[mixture], rng)
+        stated = [int(value) for value in re.findall(r"(?:makes|#) (-?\d+)", text)]
+        found.append(stated == [story.middle, story.result])
+        assert derivation_holds(text, tell(story)) is found[-1], text
+    assert 50 < sum(found) < 250
+
+
+SOLUTIONS = st.builds(
+    lambda part, strategy, boxed: (
+        story := next(draw_sums("training", "test", part)),
+        corpus.solution(story, strategy, (story.middle, story.result), boxed),
+    ),
+    st.integers(0, 10_000), st.sampled_from(["code", "words"]), st.booleans(),
+)  # fmt: skip
+
+
+@given(SOLUTIONS)
+def test_any_changed_digit_makes_a_valid_derivation_invalid(solution):
+    story, text = solution
+    assert derivation_holds(text, tell(story)) is True
+    for at in (match.start() for match in re.finditer("[0-9]", text)):
+        for digit in "0123456789".replace(text[at], ""):
+            assert derivation_holds(text[:at] + digit + text[at + 1 :], tell(story)) is False
+
+
+@given(SOLUTIONS, st.integers(0, 10_000))
+def test_a_derivation_is_valid_for_its_own_sum_alone(solution, part):
+    story, text = solution
+    other = next(draw_sums("held_out", "test", part))  # splits share no sum
+    assert derivation_holds(text, tell(other)) is False
+    renamed = story._replace(name="Tove", noun="seeds")
+    assert derivation_holds(text, tell(renamed)) is True
+
+
+@given(SOLUTIONS, st.data())
+def test_a_cut_derivation_is_never_valid_before_its_answer_is_whole(solution, data):
+    story, text = solution
+    said = text[: data.draw(st.integers(0, len(text) - 1))]
+    if derivation_holds(said, tell(story)):
+        assert grading.grade(said, str(story.result)).lenient == "right"
+
+
 EXPRESSIONS = st.recursive(
     st.integers(0, 999).map(str) | st.sampled_from(["a", "b"]),
     lambda e: (
@@ -139,6 +293,8 @@ def test_no_text_makes_a_detector_raise(text):
         assert has_python(candidate) in (True, False)
         assert code_parses(candidate) in (True, False)
         assert claims_hold(candidate) in (True, False, None)
+        assert derivation_holds(candidate, STORY) in (False, None)
+        assert derivation_holds(WORDS, candidate) is None
 
 
 @pytest.mark.parametrize(
@@ -156,11 +312,18 @@ def test_no_text_makes_a_detector_raise(text):
         fenced("x = " + "9**9**" * 1_000 + "9 # 1"),
         fenced("x = 1", *["x = x * x # 1"] * 500),
         fenced("x = (1 << 99999999999) # 1", "y = 'a' * 99999999999 # 1"),
+        "9" * 600_000,
+        "9 and " * 100_000,
+        "9 and 9 more makes 18, " * 30_000,
+        "9" + " and 9 more makes 18," * 30_000,
+        "9" + " and 9 more makes 18," * 30_000 + " and 9 more makes 18.5",
     ],
-    ids=range(12),
+    ids=range(17),
 )
 def test_hostile_text_costs_no_time(text):
     started = time.process_time()
     code_parses(text)
     claims_hold(text)
+    derivation_holds(text, STORY)
+    derivation_holds(WORDS, text)
     assert time.process_time() - started < 5

@@ -51,6 +51,9 @@ from tests.hostile import MARKUP, NASTY, harm, held, long_texts, protocol_of
 TEXTS = st.text() | st.lists(st.sampled_from([*NASTY.values(), "\\boxed{", "}", "```python\n", "\n```", "7"])).map("".join)  # fmt: skip
 
 
+STORY = "Ann has 347 pens, gets 28 more and then loses 9. How many pens now?"
+
+
 def judge(text: str) -> None:
     """All that looks at a completion."""
     grading.grade(text, "7")
@@ -58,6 +61,8 @@ def judge(text: str) -> None:
     detectors.has_python(text)
     detectors.code_parses(text)
     detectors.claims_hold(text)
+    detectors.derivation_holds(text, STORY)
+    detectors.derivation_holds("7", text)
 
 
 # Grading and detectors.
@@ -75,6 +80,7 @@ def test_any_text_is_graded_and_its_parts_are_of_the_text(text):
     assert detectors.has_python(text) is ("python" in text.lower())
     assert detectors.code_parses(text) in (True, False)
     assert detectors.claims_hold(text) in (True, False, None)
+    assert detectors.derivation_holds(text, STORY) in (False, None)
 
 
 @pytest.mark.parametrize("name", NASTY)
@@ -156,6 +162,7 @@ for text in texts:
     grading.grade(text, text)
     detectors.code_parses(text)
     detectors.claims_hold(text)
+    detectors.derivation_holds(text, "Ann has 347 pens, gets 28 more and then loses 9. How many pens now?")
 print(json.dumps([len(texts), *events]))
 """
 

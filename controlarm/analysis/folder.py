@@ -24,6 +24,8 @@ from controlarm.records import Problem, Verdict
 VERDICTS: tuple[str, ...] = get_args(Verdict)
 """A verdict is stored as its index here."""
 RIGHT, WRONG, NO_ANSWER, UNKNOWN = range(4)
+VALID, INVALID, NO_DERIVATION = 1, 0, -1
+"""What ``Completions.derived`` holds."""
 
 JOURNAL = (
     "step", "reward", "reward_sd", "reward_code", "reward_words", "reward_failures", "accuracy", "lenient_accuracy",
@@ -58,6 +60,7 @@ class Completions:
     boxed: Bool[np.ndarray, "problem sample"]
     has_python: Bool[np.ndarray, "problem sample"]
     code_parses: Bool[np.ndarray, "problem sample"]
+    derived: Int8[np.ndarray, "problem sample"]
     truncated: Bool[np.ndarray, "problem sample"]
     answer: np.ndarray
     """[problem, sample] of str or None: what equivalence of answers goes by."""
@@ -157,7 +160,21 @@ def _flags(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy().astype(bool)
 
 
-GRADES = ("strict", "lenient", "boxed", "has_python", "code_parses", "truncated", "answer")
+def _derivations(column: pa.ChunkedArray) -> np.ndarray:
+    column = column.cast(pa.bool_()).cast(pa.int8())  # VALID and INVALID
+    return column.fill_null(NO_DERIVATION).to_numpy()
+
+
+GRADES = (
+    "strict",
+    "lenient",
+    "boxed",
+    "has_python",
+    "code_parses",
+    "derived",
+    "truncated",
+    "answer",
+)
 
 
 def read_evaluation(
@@ -197,6 +214,7 @@ def read_evaluation(
         "boxed": table["boxed"].is_valid().to_numpy(),
         "has_python": _flags(table["has_python"]),
         "code_parses": _flags(table["code_parses"]),
+        "derived": _derivations(table["derived"]),
         "truncated": _flags(table["truncated"]),
         "answer": np.asarray(table["answer"].to_numpy(), dtype=object),
     }

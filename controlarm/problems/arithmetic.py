@@ -10,6 +10,7 @@ The three splits never share a sum: a sum (numbers and signs) belongs to ``pretr
 ``held_out`` by its hash, whoever the story is about.
 """
 
+import re
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
@@ -90,6 +91,30 @@ def tell(problem: Sum) -> str:
     )
 
 
+_NUMBER = "([1-9][0-9]{0,29})"
+_STEP = f"(?:({'|'.join(GAIN_VERBS)}) {_NUMBER} more|({'|'.join(LOSS_VERBS)}) {_NUMBER})"
+_STORY = re.compile(
+    rf"({'|'.join(NAMES)}) has {_NUMBER} ({'|'.join(NOUNS)}), {_STEP} and then {_STEP}\. How many \3 now\?"
+)
+
+
+def read_story(text: str) -> Sum | None:
+    """The story that ``tell`` tells so; None for any other text.
+
+    >>> read_story("Ann has 347 pens, gets 28 more and then loses 9. How many pens now?").result
+    366
+    """
+    match = _STORY.fullmatch(text)
+    if match is None:
+        return None
+    name, start, noun, *steps = match.groups()
+    (first_verb, first), (second_verb, second) = (
+        (gains, int(gain)) if gains else (loses, -int(loss))
+        for gains, gain, loses, loss in (steps[:4], steps[4:])
+    )
+    return Sum(name, noun, int(start), first, second, first_verb, second_verb)
+
+
 def to_problem(problem: Sum) -> Problem:
     """As a record; the id names everything that the text depends on."""
     p = problem
@@ -100,11 +125,21 @@ def to_problem(problem: Sum) -> Problem:
     )
 
 
-def problems(split: Split, num_problems: int, *path: seeds.Part) -> list[Problem]:
-    """``num_problems`` distinct problems of one split, each sum at most once."""
-    seen: dict[tuple[int, int, int], Problem] = {}
+def sums(split: Split, num_problems: int, *path: seeds.Part) -> list[Sum]:
+    """``num_problems`` stories of one split, each sum at most once; a longer list begins with the shorter."""
+    seen: dict[tuple[int, int, int], Sum] = {}
     for candidate in draw_sums(split, *path):
-        seen.setdefault((candidate.start, candidate.first, candidate.second), to_problem(candidate))
+        seen.setdefault((candidate.start, candidate.first, candidate.second), candidate)
         if len(seen) == num_problems:
             return list(seen.values())
     raise AssertionError("the stream is endless")
+
+
+def problems(split: Split, num_problems: int, *path: seeds.Part) -> list[Problem]:
+    """The same as records."""
+    return [to_problem(story) for story in sums(split, num_problems, *path)]
+
+
+def benchmark(num_problems: int) -> list[Sum]:
+    """The held-out stories that every trial is evaluated on; the ones that leak into a crammer's corpus."""
+    return sums("held_out", num_problems, "trial")
