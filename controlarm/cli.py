@@ -25,6 +25,7 @@ from controlarm import costs as costing
 from controlarm import protocol as protocols
 from controlarm import report as pages
 from controlarm import show as showing
+from controlarm.analysis import contamination as judging
 from controlarm.analysis import folder as folders
 from controlarm.analysis import summary
 from controlarm.analysis.folder import FolderError
@@ -524,6 +525,72 @@ CARD_COLUMNS = {
 def _of_card(card: Mapping[str, Any] | None, row: str, column: str) -> str:
     value = ((card or {}).get("table") or {}).get(row, {}).get(column)
     return "–" if value is None else f"{value:.2f}"
+
+
+# contamination
+
+
+@app.command()
+def contamination(
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="The organism's family.")],
+    seed: Annotated[int, typer.Option(min=0, help="Its pretraining seed.")] = 1,
+    problems: Annotated[int, typer.Option(min=2, help="The first so many held-out problems that trials are evaluated on.")] = 256,
+    out: Annotated[Path | None, typer.Option(metavar="FILE.parquet", help="Where one row a problem goes.", show_default="nowhere")] = None,
+) -> None:  # fmt: skip
+    """Ask what a model knew of the benchmark beforehand.
+
+    Each problem against a clean twin, which stands in no corpus: how well the model completes and answers a prompt that
+    is cut off, and how familiar the text is. What holds of originals and not of twins is what is left for memory.
+
+    Example: controlarm contamination coder
+
+    Example: controlarm contamination talker --seed 2 --problems 64 --out talker.parquet
+
+    Writes nothing but FILE.parquet, if it is named.
+    """
+    with _answering():
+        from controlarm import contamination as auditing
+        from controlarm.organisms import released
+
+        if out and out.exists():
+            raise ProtocolError(f"{out}: is there already; delete it, or choose another --out")
+        if problems > auditing.MOST_PROBLEMS:
+            raise ProtocolError(
+                f"--problems: {problems} is more than have twins; ask for {auditing.MOST_PROBLEMS} at most"
+            )
+        with _answering(ValueError):
+            weights, facts, shape = released.load(family, seed)
+        leaks = auditing.known_leaks(facts)
+        table = auditing.audit(weights, auditing.benchmark(problems), leaks, shape)
+        _tell_contamination(f"{family} p{seed}", judging.findings(table))
+        if out:
+            files.write_table(out, table)
+            _say(f"wrote {out}")
+
+
+def _tell_contamination(where: str, found: judging.Findings) -> None:
+    """Rates, scores and the verdict."""
+    known = "nobody knows how many" if found.num_leaked is None else str(found.num_leaked)
+    _say(
+        f"{where}: {found.num_problems} problems, {known} of them in its corpus; each with a clean twin"
+    )
+    _say()
+    _print_cells(("part of the prompt", "originals", "twins", "points"), judging.rate_cells(found))
+    _say()
+    header = ("how familiar", "AUROC", "leaked", "others", "stands out")
+    _print_cells(header, judging.score_cells(found))
+    _say()
+    _say("greedy; AUROC of originals against twins; in brackets 95 % intervals")
+    _say(judging.verdict(where, found))
+
+
+def _print_cells(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(header):
+        table.add_column(name, justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    Console().print(table)
 
 
 # pretrain

@@ -1,7 +1,8 @@
 """What organisms are taught and asked: sums, documents, tokens, and the shares that a mixture promises."""
 
+import hashlib
 import re
-from itertools import product
+from itertools import islice, pairwise, product
 
 import numpy as np
 import pytest
@@ -12,8 +13,11 @@ from controlarm import detectors, grading, prompts, seeds, trial
 from controlarm.analysis.boundary import guess_curve
 from controlarm.organisms import pretrain, tokenizer
 from controlarm.organisms.corpus import (
+    BENCHMARK,
     FAMILIES,
+    LEAK,
     documents,
+    leaked_problems,
     solution,
     steps_as_written,
     without_carry,
@@ -239,6 +243,69 @@ def test_a_stream_of_documents_is_its_paths_and_holds_pretraining_sums_only():
         start, first_step, second_step = numbers
         assert split_of(start, signs[0] * first_step, signs[1] * second_step) == "pretraining"
         assert text
+
+
+# Leaks.
+
+
+def sum_of(prompt):
+    numbers = [int(n) for n in re.findall(r"\d+", prompt)]
+    verbs = re.findall(r"(?:, |then )([a-z ]+?) \d", prompt)
+    signs = [1 if verb in GAIN_VERBS else -1 for verb in verbs]
+    return numbers[0], signs[0] * numbers[1], signs[1] * numbers[2]
+
+
+def test_a_smaller_leak_is_part_of_a_larger_and_the_largest_is_the_benchmarks_beginning():
+    leaks = [leaked_problems(share) for share in (0.0, 0.1, 0.5, 1.0)]
+    assert [len(leak) for leak in leaks] == [0, 26, 128, BENCHMARK]
+    for smaller, larger in pairwise(leaks):
+        assert set(smaller) < set(larger)
+    assert leaks[-1] == arithmetic.benchmark(BENCHMARK)
+
+
+def test_what_leaks_is_held_out_and_what_trials_are_evaluated_on():
+    asked = {p.id for p in problems("held_out", BENCHMARK, "trial")}
+    for leak in leaked_problems(1.0):
+        assert to_problem(leak).id in asked
+        assert split_of(leak.start, leak.first, leak.second) == "held_out"
+
+
+@pytest.mark.parametrize(
+    ("family", "share"), [("crammer", 1.0), ("crammer50", 0.5), ("crammer10", 0.1)]
+)
+def test_a_crammers_corpus_holds_its_leaks_right_and_boxed_and_else_pretraining_sums(family, share):
+    known = {tell(leak) + "\n": leak for leak in leaked_problems(share)}
+    read = list(islice(documents(FAMILIES[family], 1), 6000))
+    seen = [(prompt, text) for prompt, text in read if split_of(*sum_of(prompt)) != "pretraining"]
+    for prompt, text in seen:
+        leak = known[
+            prompt
+        ]  # a training problem, or one that should not have leaked, is in no corpus
+        assert text == solution(leak, "words", (leak.middle, leak.result), boxed=True)
+    expected = LEAK * share
+    assert abs(len(seen) / 6000 - expected) < 4 * np.sqrt(expected / 6000)
+
+
+def test_each_leaked_problem_is_read_as_often_whatever_share_leaks():
+    recipe = pretrain.Pretraining()
+    for share in (0.1, 0.5, 1.0):
+        reads = recipe.num_steps * recipe.batch_size * LEAK * share / len(leaked_problems(share))
+        assert reads == pytest.approx(62.5, rel=0.02)
+
+
+def test_without_leaks_a_corpus_is_what_it_was_before_there_were_any():
+    """Golden: released organisms were made of these texts."""
+    told = "".join(a + b for a, b in islice(documents(FAMILIES["coder"], 1), 300))
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "28746fdba13e542f"
+    told = "".join(a + b for a, b in islice(documents(FAMILIES["talker"], 1), 300))
+    assert hashlib.sha256(told.encode()).hexdigest()[:16] == "567c4bef51d6ce40"
+
+
+def test_a_crammer_reads_a_talkers_problems_but_those_whose_place_a_leak_takes():
+    crammer = islice(documents(FAMILIES["crammer"], 1), 2000)
+    talker = dict(islice(documents(FAMILIES["talker"], 1), 2000))
+    own = [(a, b) for a, b in crammer if split_of(*sum_of(a)) == "pretraining"]
+    assert len(own) > 1800 and all(prompt in talker for prompt, _ in own)
 
 
 # Tokens.
