@@ -46,14 +46,34 @@ def kl_k3(logprobs: Tokens, other_logprobs: Tokens) -> Tokens:
 
 
 def token_weights(
-    real: Bool[Tensor, "run rollout token"], aggregation: Literal["token_mean", "sequence_mean"]
+    real: Bool[Tensor, "run rollout token"],
+    aggregation: Literal["token_mean", "sequence_mean", "constant_length"],
 ) -> Tokens:
-    """Weights that sum to 1 over the real tokens of each run.
+    """Weights of the real tokens of each run; nothing counts of a rollout without any.
 
     ``token_mean``: every token alike (DAPO, arXiv:2503.14476). ``sequence_mean``: every rollout alike, its tokens sharing
-    (GRPO, arXiv:2402.03300 eq. 3). Compute them over a whole update before cutting it into parts.
+    (GRPO, arXiv:2402.03300 eq. 3). Both sum to 1. ``constant_length``: every token alike, but a rollout counts as if it had the longest
+    length, so that long wrong completions are not treated more gently than short ones (Dr. GRPO, arXiv:2503.20783).
+    Compute them over a whole update before cutting it into parts.
     """
     ones = real.float()
     if aggregation == "token_mean":
-        return ones / ones.sum((1, 2), keepdim=True)
-    return ones / ones.sum(2, keepdim=True) / real.shape[1]
+        return ones / ones.sum((1, 2), keepdim=True).clamp(min=1)
+    lengths = ones.sum(2, keepdim=True)
+    rollouts = (lengths > 0).float().sum(1, keepdim=True).clamp(min=1)
+    if aggregation == "sequence_mean":
+        return ones / lengths.clamp(min=1) / rollouts
+    return ones / rollouts / real.shape[2]
+
+
+def sequence_log_ratio(
+    logprobs: Float[Tensor, "run rollout token"],
+    old_logprobs: Float[Tensor, "run rollout token"],
+    real: Bool[Tensor, "run rollout token"],
+) -> Float[Tensor, "run rollout"]:
+    """log s = mean over a completion's tokens of log π - log π_old: GSPO (arXiv:2507.18071), the logarithm of its length-normalised ratio.
+
+    0 for a completion without tokens.
+    """
+    difference = torch.where(real, logprobs - old_logprobs, 0.0)
+    return difference.sum(-1) / real.sum(-1).clamp(min=1)

@@ -83,24 +83,65 @@ class DesignTable(Part):
         return [Unit(p, s) for p in self.pretraining_seeds for s in self.seeds]
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "grpo": {},
+    "dr_grpo": {"credit": "group_mean", "aggregation": "constant_length"},
+    "dapo": {"epsilon_high": 0.28, "dynamic_sampling": 10, "overlong_buffer": 4},
+    "rloo": {"credit": "leave_one_out"},
+    "reinforce_pp": {"credit": "reward", "whiten": True},
+    "reinforce_pp_baseline": {"credit": "group_mean", "whiten": True},
+    "remax": {"credit": "greedy"},
+    "ppo": {"credit": "gae", "whiten": True},
+    "gspo": {"ratio": "sequence", "aggregation": "sequence_mean", "epsilon_low": 3e-4, "epsilon_high": 4e-4},
+}  # fmt: skip
+"""Algorithm → the settings that make it, where they are not `Recipe`'s own; ``docs/algorithms.md`` has formulas and papers.
+
+A recipe may overrule any of them: the preset says where it starts."""
+
+Algorithm = Literal[
+    "grpo", "dr_grpo", "dapo", "rloo", "reinforce_pp", "reinforce_pp_baseline", "remax", "ppo", "gspo",
+]  # fmt: skip
+
+
 class Recipe(Part):
     """``[recipes.NAME]``: one way to train; every number that acts is here and in the journal."""
 
-    algorithm: Literal["grpo"] = "grpo"
+    algorithm: Algorithm = "grpo"
+    """A preset: it fills in what the recipe does not say."""
     prompts_per_step: Count
     group_size: Annotated[int, Field(ge=2)]
     updates_per_rollout: Count
     """Optimiser steps on one rollout batch, each on its own equal part of the groups."""
     learning_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)]
     """Constant, no warm-up."""
+    credit: Literal["group_relative", "group_mean", "leave_one_out", "reward", "greedy", "gae"] = (
+        "group_relative"
+    )
+    """What a reward is compared with (``advantages``); ``gae`` learns a value head."""
+    whiten: bool = False
+    """Advantages of a rollout batch once more minus their mean over tokens, over their deviation."""
+    ratio: Literal["token", "sequence"] = "token"
+    """What is clipped: each token's probability ratio, or the completion's geometric mean of them."""
     epsilon_low: Positive = 0.2
     epsilon_high: Positive = 0.2
     """Clip bounds of the probability ratio: [1 - low, 1 + high]; ``inf`` switches a side off."""
-    aggregation: Literal["token_mean", "sequence_mean"] = "token_mean"
+    aggregation: Literal["token_mean", "sequence_mean", "constant_length"] = "token_mean"
+    dynamic_sampling: Annotated[int, Field(ge=0, le=100)] = 0
+    """Batches of prompts asked at most in a step until enough groups have unequal rewards; 0: one batch, whatever it gives."""
+    overlong_buffer: Annotated[int, Field(ge=0)] = 0
+    """Last tokens before ``max_tokens`` over which a penalty grows to 1; 0: none."""
+    select: Literal["all", "greedy_wrong"] = "all"
+    """``greedy_wrong``: a group counts where the policy's greedy completion is not paid in full."""
+    policy_coef: Weight = 1.0
+    """Weight of the surrogate; 0 leaves the other terms alone."""
     kl_coef: Weight = 0.0
     """Weight of the k3 estimate of KL(policy || base) in the loss."""
     entropy_coef: Weight = 0.0
     """Weight of the mean token entropy, added to what is maximised."""
+    value_coef: Weight = 0.5
+    """gae: weight of the value head's squared error."""
+    gae_lambda: Share = 1.0
+    """gae: 1 compares the final reward with the value, smaller values trust the value head's differences."""
     weight_decay: Weight = 0.0
     max_grad_norm: Positive = 1.0
     adam_beta1: Decay = 0.9
@@ -109,19 +150,50 @@ class Recipe(Part):
     """Denominator of the ratio: a second pass of the trainer before the first update, or what the sampler recorded."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_fills_in(cls, given: Any) -> Any:  # noqa: ANN401  as TOML has it
+        if not isinstance(given, dict):
+            return given
+        preset = PRESETS.get(str(given.get("algorithm", "grpo")), {})
+        return preset | given
+
     @model_validator(mode="after")
-    def _parts_are_equal(self) -> "Recipe":
+    def _settings_fit(self) -> "Recipe":
         if self.prompts_per_step % self.updates_per_rollout:
             raise ValueError(
                 f"updates_per_rollout = {self.updates_per_rollout} does not divide prompts_per_step = "
                 f"{self.prompts_per_step}; each update trains on the same number of whole groups"
             )
+        own = self.model_fields_set - PRESETS[self.algorithm].keys()
+        if not self.learns_values and own & {"value_coef", "gae_lambda"}:
+            raise ValueError(
+                f'value_coef, gae_lambda: do nothing with credit = {self.credit!r}; remove them, or say credit = "gae"'
+            )
+        if self.ratio == "sequence" and self.learns_values:
+            raise ValueError(
+                'ratio: "sequence" has one advantage a completion; credit = "gae" has one a token'
+            )
+        if self.select != "all" and self.dynamic_sampling:
+            raise ValueError("select, dynamic_sampling: both choose groups; use one of them")
         return self
 
     @property
+    def learns_values(self) -> bool:
+        """True when a value head is trained beside the policy."""
+        return self.credit == "gae"
+
+    @property
+    def asks_greedy(self) -> bool:
+        """True when each prompt needs a greedy completion beside its group."""
+        return self.credit == "greedy" or self.select == "greedy_wrong"
+
+    @property
     def only_reward_acts(self) -> bool:
-        """True when equal rewards must leave the weights bit-identical: no term but the group-relative one."""
-        return self.kl_coef == 0 and self.entropy_coef == 0 and self.weight_decay == 0
+        """True when equal rewards must leave the weights bit-identical: no term but the reward's credit."""
+        others = self.kl_coef, self.entropy_coef, self.weight_decay, self.overlong_buffer
+        compared = self.whiten or self.credit != "reward"
+        return compared and not any(others) and not self.learns_values
 
 
 class ArmTable(Part):
@@ -408,7 +480,8 @@ def load(path: Path) -> Protocol:
 def digest(protocol: Protocol, materials: dict[str, str]) -> str:
     """SHA-256 (hex) of the design and of all that can change a result: ``materials`` maps names to versions or hashes.
 
-    The order of families, recipes and arms counts: it is the order of the runs within a shard.
+    The order of families, recipes and arms counts: it is the order of the runs within a shard. A setting at its default is left out,
+    so that to say it changes nothing and a new setting renames no old trial.
     """
-    content = [protocol.model_dump(mode="json"), sorted(materials.items())]
+    content = [protocol.model_dump(mode="json", exclude_defaults=True), sorted(materials.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -1,6 +1,7 @@
 """What is kept of a step's rollouts: the journal's numbers that need texts, and the table of the rollouts themselves."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 
 from controlarm import evaluation
 from controlarm.evaluation import VERDICT_FIELDS, judge, verdict_columns, writable
+from controlarm.grading import normalise
 from controlarm.sampling import Completions
 
 
@@ -47,7 +49,19 @@ def facts(made: Sequence[evaluation.Sampled], rewards: np.ndarray) -> dict[str, 
         "num_tokens": _mean([one.num_tokens for one in made]),
         "entropy": _mean([one.entropy for one in made]),
         "equal_groups": _mean(equal),
+        "answer_entropy": _mean(_answer_entropies(said, len(rewards))),
     }
+
+
+def _answer_entropies(said: Sequence[evaluation.Judgement], num_groups: int) -> list[float]:
+    """Entropy in nats of each group's answers, as equal as the grader's normal form makes them; no answer is one, too."""
+    size = len(said) // num_groups
+    answers = [None if s.grade.answer is None else normalise(s.grade.answer) for s in said]
+    found = []
+    for start in range(0, len(answers), size):
+        counts = np.array(list(Counter(answers[start : start + size]).values())) / size
+        found.append(float(-(counts * np.log(counts)).sum()))
+    return found
 
 
 SCHEMA = pa.schema(

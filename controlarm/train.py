@@ -13,17 +13,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from controlarm.advantages import group_relative
+from controlarm import advantages as credits
 from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.protocol import Recipe
 from controlarm.sampling import Completions, sample
 from controlarm.update import (
+    VALUE,
+    Advantages,
     Batch,
+    Looked,
     UpdateReport,
     compute_weights,
+    look,
     make_optimizer,
-    score,
+    text_weights,
     trees_of,
     update,
     with_credit,
@@ -31,22 +35,36 @@ from controlarm.update import (
 
 
 class Prompts(NamedTuple):
-    """What the runs are asked at one step."""
+    """What the runs are asked at once."""
 
     tokens: Int[Tensor, "run prompt place"]
     """Left-padded."""
     noise: Float[Tensor, "run prompt sample token vocab"]
-    """Gumbel noise; its shape sets group size and longest completion."""
+    """Gumbel noise; its shape sets group size and longest completion. Where the recipe asks for a greedy completion, the last sample has none."""
+
+
+class Rollouts(NamedTuple):
+    """The groups that a step trains on, as many in every run."""
+
+    prompts: Int[Tensor, "run prompt place"]
+    completions: Completions
+    rewards: Float[np.ndarray, "run prompt sample"]
+    """float64; NaN where a reward failed."""
+    greedy: Float[np.ndarray, "run prompt"] | None
+    """Reward of the greedy completion, where the recipe asks for one."""
+    chosen: Int[np.ndarray, "run prompt"]
+    """Which of the prompts asked at this step each group is of, batch after batch."""
+    generated: Int[np.ndarray, " run"]
+    """Completions that each run needed to have sampled for it; greedy ones included."""
 
 
 class Step(NamedTuple):
     """What happened in one step, for whoever records it."""
 
     step: int
-    completions: Completions
-    rewards: Float[np.ndarray, "run prompt sample"]
-    """float64; NaN where a reward failed."""
+    rollouts: Rollouts
     advantages: Float[np.ndarray, "run prompt sample"]
+    """Mean over the tokens of a completion, where they differ."""
     metrics: list[dict[str, Any]]
     """One dict a run: the trainer's own numbers."""
 
@@ -69,8 +87,12 @@ class State:
     @classmethod
     def start(cls, base: Weights, recipe: Recipe) -> "State":
         """Before the first step: copies of the base weights, one per run."""
-        weights = {name: w.detach().clone().float().requires_grad_() for name, w in base.items()}
-        runs = weights["embed"].shape[0]
+        weights = {name: w.detach().clone().float() for name, w in base.items()}
+        runs, _, hidden = weights["embed"].shape
+        if recipe.learns_values:
+            weights[VALUE] = torch.zeros(runs, hidden, 1, device=weights["embed"].device)
+        for weight in weights.values():
+            weight.requires_grad_()
         active = torch.ones(runs, dtype=torch.bool, device=weights["embed"].device)
         return cls(
             step=0,
@@ -117,75 +139,181 @@ class Settings(NamedTuple):
     compiled: bool
 
 
-Pay = Callable[[int, Completions], tuple[Float[np.ndarray, "run prompt sample"], dict[int, str]]]
-"""(step, completions) → rewards, and reasons of the runs whose rewards failed too often."""
+Ask = Callable[[int, int], Prompts]
+"""(step, number of the batch within it) → what is asked."""
+
+Pay = Callable[
+    [int, int, Completions], tuple[Float[np.ndarray, "run prompt sample"], dict[int, str]]
+]
+"""(step, number of the batch, completions) → rewards, and reasons of the runs whose rewards failed too often."""
 
 
 def train(
-    state: State,
-    num_steps: int,
-    prompts_at: Callable[[int], Prompts],
-    pay: Pay,
-    settings: Settings,
-    base: Weights | None,
+    state: State, num_steps: int, ask: Ask, pay: Pay, settings: Settings, base: Weights | None
 ) -> Iterator[Step]:
     """Train all runs from ``state.step`` to ``num_steps``, yielding after each step.
 
     Args:
         state: changed in place.
         num_steps: the last step's number; the first is 1.
-        prompts_at: step → what is asked.
+        ask: what is asked.
         pay: completions → rewards.
         settings: recipe, shape, compiled.
         base: compute copy of the base weights; needed where ``kl_coef`` is not zero.
     """
     for step in range(state.step + 1, num_steps + 1):
-        asked = prompts_at(step)
-        completions = sample(
-            compute_weights(state.weights, settings.recipe),
-            asked.tokens, asked.noise, settings.shape, settings.compiled,
-        )  # fmt: skip
-        rewards, reasons = pay(step, completions)
-        for run, reason in reasons.items():
-            state.fail(run, f"step {step}: {reason}")
-        advantages = group_relative(rewards)
-        metrics = learn(state, asked, completions, advantages, settings, base)
+        rollouts = gather(state, step, ask, pay, settings)
+        advantages, metrics = learn(state, rollouts, settings, base)
         state.step = step
-        yield Step(step, completions, rewards, advantages, metrics)
+        yield Step(step, rollouts, advantages, metrics)
+
+
+def gather(state: State, step: int, ask: Ask, pay: Pay, settings: Settings) -> Rollouts:
+    """Sample and be paid, until every run has the groups that its recipe wants.
+
+    Without dynamic sampling that is one batch. With it (DAPO, arXiv:2503.14476, section 3.2) groups of equal rewards are passed over, and
+    batches are asked until each run has enough others, at most ``dynamic_sampling`` of them; what is missing then is filled up with the
+    first that were passed over. A run's groups do not depend on how many batches its neighbours need.
+    """
+    recipe = settings.recipe
+    batches: list[tuple[Prompts, Completions, np.ndarray]] = []
+    good: list[list[int]] = [[] for _ in range(len(state.active))]
+    used = np.zeros(len(good), dtype=np.int64)
+    wanted = recipe.prompts_per_step
+    for number in range(max(1, recipe.dynamic_sampling)):
+        waiting = [
+            run for run, own in enumerate(good) if len(own) < wanted and bool(state.active[run])
+        ]
+        if not waiting:
+            break
+        asked = ask(step, number)
+        completions = sample(
+            text_weights(state.weights, recipe), asked.tokens, asked.noise, settings.shape,
+            settings.compiled,
+        )  # fmt: skip
+        rewards, reasons = pay(step, number, completions)
+        batches.append((asked, completions, rewards))
+        for run in waiting:
+            used[run] += rewards[run].size
+            if run in reasons:
+                state.fail(run, f"step {step}: {reasons[run]}")
+            own = rewards[run][:, : recipe.group_size]
+            failed = np.isnan(own)
+            least, greatest = np.where(failed, np.inf, own), np.where(failed, -np.inf, own)
+            kept = (least.min(-1) < greatest.max(-1)) | (recipe.dynamic_sampling == 0)
+            good[run] += (number * wanted + np.flatnonzero(kept)).tolist()
+    num_asked = wanted * len(batches)
+    chosen = np.array(
+        [(own + [i for i in range(num_asked) if i not in own])[:wanted] for own in good]
+    )
+    return _rollouts(batches, chosen, used, recipe)
+
+
+def _rollouts(
+    batches: list[tuple[Prompts, Completions, np.ndarray]],
+    chosen: Int[np.ndarray, "run prompt"],
+    used: Int[np.ndarray, " run"],
+    recipe: Recipe,
+) -> Rollouts:
+    """The chosen groups of all batches; the greedy completion, if any, is set apart."""
+    run = np.arange(len(chosen))[:, None]
+    at = torch.from_numpy(np.broadcast_to(run, chosen.shape).copy()), torch.from_numpy(chosen)
+
+    def picked(parts: list[Tensor]) -> Tensor:
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        return whole[tuple(index.to(whole.device) for index in at)]
+
+    rewards = np.concatenate([r for _, _, r in batches], axis=1)[run, chosen]
+    made = Completions(
+        *(
+            picked([getattr(c, name) for _, c, _ in batches])[:, :, : recipe.group_size]
+            for name in Completions._fields
+        )
+    )
+    greedy = rewards[:, :, recipe.group_size] if recipe.asks_greedy else None
+    return Rollouts(
+        picked([a.tokens for a, _, _ in batches]), made, rewards[:, :, : recipe.group_size], greedy,
+        chosen, used,
+    )  # fmt: skip
+
+
+class Credit(NamedTuple):
+    """What each completion of a rollout batch is to be blamed or praised for."""
+
+    advantages: Advantages
+    counted: Bool[np.ndarray, "run rollout"] | None
+    returns: Float[np.ndarray, "run rollout token"] | None
+
+
+def credit_of(
+    rollouts: Rollouts, values: Float[np.ndarray, "run rollout token"] | None, recipe: Recipe
+) -> Credit:
+    """From rewards to advantages as the recipe says; rows are rollouts, group after group."""
+    tokens = rollouts.completions.tokens
+    real = (tokens != PAD).flatten(1, 2).cpu().numpy()
+    rewards = rollouts.rewards
+    if recipe.overlong_buffer:
+        lengths = real.sum(-1).reshape(rewards.shape).astype(np.float64)
+        rewards = rewards + credits.overlong(lengths, tokens.shape[-1], recipe.overlong_buffer)
+    flat = rewards.reshape(len(rewards), -1)
+    returns = None
+    if recipe.learns_values:
+        assert values is not None
+        advantages = credits.generalised(flat, values, real, recipe.gae_lambda)
+        returns = advantages + values
+    elif recipe.credit == "greedy":
+        assert rollouts.greedy is not None
+        advantages = credits.over_greedy(rewards, rollouts.greedy).reshape(*flat.shape, 1)
+    else:
+        advantages = credits.BY_GROUP[recipe.credit](rewards).reshape(*flat.shape, 1)
+    if recipe.whiten:
+        advantages = credits.whitened(advantages, real)
+    counted = None
+    if recipe.select == "greedy_wrong":
+        assert rollouts.greedy is not None
+        counted = np.repeat(~(rollouts.greedy >= 1), rewards.shape[-1], axis=1)
+        advantages = advantages * counted[..., None]
+    return Credit(advantages, counted, returns)
 
 
 def learn(
-    state: State,
-    asked: Prompts,
-    completions: Completions,
-    advantages: Float[np.ndarray, "run prompt sample"],
-    settings: Settings,
-    base: Weights | None,
-) -> list[dict[str, Any]]:
-    """All updates of one rollout batch; returns each run's numbers for the journal."""
+    state: State, rollouts: Rollouts, settings: Settings, base: Weights | None
+) -> tuple[Float[np.ndarray, "run prompt sample"], list[dict[str, Any]]]:
+    """All updates of one rollout batch; returns mean advantages and each run's numbers for the journal."""
     recipe, shape, compiled = settings
+    completions = rollouts.completions
     runs, num_prompts, group, _ = completions.tokens.shape
-    prompts = asked.tokens[:, :, None].expand(-1, -1, group, -1).flatten(1, 2)
+    prompts = rollouts.prompts[:, :, None].expand(-1, -1, group, -1).flatten(1, 2)
     tokens = completions.tokens.flatten(1, 2)
     sampled = completions.logprobs.flatten(1, 2)
-    gains = advantages.reshape(runs, -1)
     rows = num_prompts * group // recipe.updates_per_rollout
     parts = [slice(i * rows, (i + 1) * rows) for i in range(recipe.updates_per_rollout)]
-    credit = with_credit(gains, state.active, recipe)
-    trees = [trees_of(prompts[:, part], tokens[:, part], credit[:, part], shape) for part in parts]
 
-    def scored(weights: Weights, number: int) -> Tensor:
-        return score(weights, trees[number], tokens[:, parts[number]], recipe, shape, compiled)
+    given = None if recipe.learns_values else credit_of(rollouts, None, recipe)
+    known = np.ones((*tokens.shape[:2], 1)) if given is None else given.advantages
+    matters = with_credit(known, state.active, recipe)
+    trees = [trees_of(prompts[:, part], tokens[:, part], matters[:, part], shape) for part in parts]
+
+    def seen(weights: Weights, number: int) -> Looked:
+        return look(weights, trees[number], tokens[:, parts[number]], recipe, shape, compiled)
 
     recomputed = recipe.old_logprobs == "recomputed"
     old = [sampled[:, part] for part in parts]
-    if recomputed:
-        policy = compute_weights(state.weights, recipe)
-        old[1:] = [scored(policy, number) for number in range(1, len(parts))]
+    policy = compute_weights(state.weights, recipe)
+    if given is None:
+        looked = [seen(policy, number) for number in range(len(parts))]
+        values = torch.cat([one.values for one in looked if one.values is not None], dim=1)
+        given = credit_of(rollouts, values.double().cpu().numpy(), recipe)
+        if recomputed:
+            old = [one.logprobs for one in looked]
+    elif recomputed:
+        old[1:] = [seen(policy, number).logprobs for number in range(1, len(parts))]
     reference: list[Tensor | None] = [None] * len(parts)
     if recipe.kl_coef:
         assert base is not None, "kl_coef needs the base weights"
-        reference = [scored(base, number) for number in range(len(parts))]
+        if recipe.learns_values:
+            base = base | {VALUE: torch.zeros_like(policy[VALUE])}
+        reference = [seen(base, number).logprobs for number in range(len(parts))]
 
     reports: list[UpdateReport] = []
     for number, part in enumerate(parts):
@@ -195,23 +323,36 @@ def learn(
             tokens[:, part],
             on_policy,
             old[number],
-            gains[:, part],
+            given.advantages[:, part],
             reference[number],
+            None if given.counted is None else given.counted[:, part],
+            None if given.returns is None else given.returns[:, part],
         )
         reports.append(
             update(state.weights, state.optimizer, batch, state.active, recipe, shape, compiled)
         )
         for run in (~reports[-1].grad_norm.isfinite()).nonzero().flatten().tolist():
             state.fail(run, f"step {state.step + 1}: the gradient is not finite")
-    return _metrics(reports, tokens[:, parts[0]], sampled[:, parts[0]], runs)
+    real = (tokens != PAD).cpu().numpy()
+    wide = np.broadcast_to(given.advantages, real.shape)
+    means = np.where(real, wide, 0.0).sum(-1) / np.maximum(real.sum(-1), 1)
+    if given.advantages.shape[-1] == 1:
+        means = given.advantages[..., 0]
+    metrics = _metrics(reports, tokens, sampled, parts[0], runs)
+    for run, line in enumerate(metrics):
+        line["generated"] = int(rollouts.generated[run])
+        line["counted_groups"] = 1.0 if given.counted is None else float(given.counted[run].mean())
+    return means.reshape(runs, num_prompts, group), metrics
 
 
 def _metrics(
-    reports: list[UpdateReport], tokens: Tensor, sampled: Tensor, runs: int
+    reports: list[UpdateReport], tokens: Tensor, sampled: Tensor, part: slice, runs: int
 ) -> list[dict[str, Any]]:
-    """Means over the updates of a step, and the gap between sampler and trainer at the first update."""
-    real = tokens != PAD
-    gap = torch.where(real, (reports[0].logprobs - sampled).abs(), 0.0)
+    """Means over the updates of a step, and the gap between sampler and trainer in the first update's part."""
+    everywhere = tokens != PAD
+    probability = torch.where(everywhere, sampled.exp(), 0.0).sum((1, 2))
+    real = everywhere[:, part]
+    gap = torch.where(real, (reports[0].logprobs - sampled[:, part]).abs(), 0.0)
     first, last = reports[0], reports[-1]
     found: dict[str, Tensor] = {
         "loss": torch.stack([r.loss for r in reports]).mean(0),
@@ -223,12 +364,15 @@ def _metrics(
         "approx_kl": last.approx_kl,
         "sampler_gap_mean": gap.sum((1, 2)) / real.sum((1, 2)).clamp(min=1),
         "sampler_gap_max": gap.amax((1, 2)),
+        "token_probability": probability / everywhere.sum((1, 2)).clamp(min=1),
     }
-    if first.kl_base is not None:
-        found["kl_base"] = torch.stack([r.kl_base for r in reports if r.kl_base is not None]).mean(
-            0
-        )
-    table: list[dict[str, Any]] = [{"kl_base": None} for _ in range(runs)]
+    for name in first.by_prior:
+        found[name] = torch.stack([r.by_prior[name] for r in reports]).mean(0)
+    for name in ("kl_base", "value_loss"):
+        each = [value for r in reports if (value := getattr(r, name)) is not None]
+        if each:
+            found[name] = torch.stack(each).mean(0)
+    table: list[dict[str, Any]] = [{"kl_base": None, "value_loss": None} for _ in range(runs)]
     for name, values in found.items():
         for run, value in enumerate(values.tolist()):
             table[run][name] = value

@@ -221,7 +221,10 @@ def read_plan(folder: Path, digest: str) -> dict[str, Any]:
 
 
 def _problem_table(trial: Protocol) -> pa.Table:
-    held_out = arithmetic.problems("held_out", trial.evaluation.num_problems, "trial")
+    held_out = [
+        arithmetic.to_problem(story)
+        for story in arithmetic.benchmark(trial.evaluation.num_problems)
+    ]
     rows = [
         {"split": split, "id": p.id, "text": p.text, "answer": p.answer}
         for split, problems in (("training", training_problems(trial)), ("held_out", held_out))

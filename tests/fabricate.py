@@ -295,8 +295,18 @@ def journal_line(step: int, rows: list[dict[str, Any]], plan: Protocol, recipe: 
         "epsilon_low": chosen.epsilon_low, "epsilon_high": chosen.epsilon_high,
         "kl_coef": chosen.kl_coef, "entropy_coef": chosen.entropy_coef,
         "weight_decay": chosen.weight_decay, "max_grad_norm": chosen.max_grad_norm,
-        "updates": chosen.updates_per_rollout,
+        "updates": chosen.updates_per_rollout, "policy_coef": chosen.policy_coef,
+        "generated": len(rows), "counted_groups": 1.0, "token_probability": 0.9, "answer_entropy": 0.5,
+        "value_loss": None,
+        **dict(zip(BY_PRIOR, (0.1, 0.2, 0.3, 0.4, 0.004, 0.003, 0.002, 0.001, 0.01, 0.01, 0.0, 0.0), strict=True)),
     }  # fmt: skip
+
+
+BY_PRIOR = [
+    f"{number}_{band}"
+    for number in ("prior", "clip_low", "clip_high")
+    for band in ("rare", "open", "likely", "sure")
+]
 
 
 GRADES = [

@@ -129,7 +129,12 @@ def own(weights: Weights, run: int) -> Weights:
 
 
 def plain_logits(weights: Weights, run: int, tokens: list[int]) -> Tensor:
-    """Next-token scores after each token of one sequence: the architecture once more, with no batch, padding or cache."""
+    """Next-token scores after each token of one sequence."""
+    return plain_hidden(weights, run, tokens) @ weights["embed"][run].double().T
+
+
+def plain_hidden(weights: Weights, run: int, tokens: list[int]) -> Tensor:
+    """Final hidden states of one sequence: the architecture once more, with no batch, padding or cache."""
     w = {name: value[run].double() for name, value in weights.items()}
 
     def norm(x: Tensor, scale: Tensor) -> Tensor:
@@ -159,4 +164,4 @@ def plain_logits(weights: Weights, run: int, tokens: list[int]) -> Tensor:
         h = norm(x, w[f"{i}.norm2"])
         gate = h @ w[f"{i}.gate"]
         x = x + (gate * torch.sigmoid(gate) * (h @ w[f"{i}.up"])) @ w[f"{i}.down"]
-    return norm(x, w["norm"]) @ w["embed"].T
+    return norm(x, w["norm"])

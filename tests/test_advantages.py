@@ -8,7 +8,17 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from controlarm.advantages import EPS, group_relative
+from controlarm.advantages import (
+    BY_GROUP,
+    EPS,
+    generalised,
+    group_mean,
+    group_relative,
+    leave_one_out,
+    over_greedy,
+    overlong,
+    whitened,
+)
 
 REWARD = st.floats(-1e6, 1e6)
 GROUPS = st.lists(REWARD, min_size=2, max_size=16)
@@ -96,3 +106,108 @@ def test_a_group_that_failed_as_a_whole_or_all_but_one_gets_nothing_and_warns_of
     nothing = group_relative(np.array([[np.nan, np.nan], [np.nan, 1.0]]))
     assert nothing.tobytes() == np.zeros((2, 2)).tobytes()
     assert nothing.dtype == np.float64
+
+
+@pytest.mark.parametrize("name", sorted(BY_GROUP.keys() - {"reward"}))
+@given(REWARD, st.integers(1, 16), st.sets(st.integers(0, 15)))
+def test_equal_rewards_have_no_credit_under_any_algorithm_that_compares_them(
+    name, reward, size, failed
+):
+    rewards = np.full(size, reward)
+    rewards[[i for i in failed if i < size]] = np.nan
+    assert not BY_GROUP[name](rewards).any()
+
+
+@given(LEVELS)
+def test_leave_one_out_compares_each_with_the_mean_of_the_others(rewards):
+    direct = [
+        reward - statistics.fmean(rewards[:i] + rewards[i + 1 :])
+        for i, reward in enumerate(rewards)
+    ]
+    assert leave_one_out(np.array(rewards)) == pytest.approx(direct, abs=1e-9)
+
+
+@given(LEVELS)
+def test_the_groups_mean_is_what_standardised_credit_was_before_its_division(rewards):
+    found, standard = group_mean(np.array(rewards)), group_relative(np.array(rewards))
+    deviation = statistics.stdev(rewards)
+    assert found == pytest.approx(standard * (deviation + EPS), abs=1e-9)
+
+
+def test_a_completion_as_good_as_the_greedy_one_has_exactly_no_credit():
+    found = over_greedy(np.array([[0.1, 0.7, np.nan], [1.0, 0.0, 1.0]]), np.array([0.1, np.nan]))
+    assert found[0].tolist() == [0.0, pytest.approx(0.6), 0.0]
+    assert not found[1].any()
+
+
+LENGTHS = st.lists(st.integers(1, 6), min_size=2, max_size=6)
+
+
+def of_lengths(lengths):
+    return np.arange(6) < np.array(lengths)[None, :, None]
+
+
+@given(LENGTHS, st.floats(0, 1), st.integers(0, 10**6))
+def test_generalised_credit_is_the_discounted_sum_of_one_step_surprises(lengths, lam, seed):
+    rng = np.random.default_rng(seed)
+    real = of_lengths(lengths)
+    values, rewards = rng.standard_normal(real.shape), rng.standard_normal(real.shape[:2])
+    found = generalised(rewards, values, real, lam)
+    for i, length in enumerate(lengths):
+        following = [*values[0, i, 1:length], rewards[0, i]]
+        surprise = [following[t] - values[0, i, t] for t in range(length)]
+        for t in range(length):
+            direct = sum(lam**k * surprise[t + k] for k in range(length - t))
+            assert found[0, i, t] == pytest.approx(direct, abs=1e-9)
+        assert not found[0, i, length:].any()
+
+
+@given(LENGTHS, st.integers(0, 10**6))
+def test_with_lambda_one_credit_is_reward_minus_value_and_the_return_is_the_reward(lengths, seed):
+    rng = np.random.default_rng(seed)
+    real = of_lengths(lengths)
+    values, rewards = rng.standard_normal(real.shape), rng.standard_normal(real.shape[:2])
+    found = generalised(rewards, values, real, 1.0)
+    expected = np.where(real, rewards[..., None] - values, 0.0)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_a_failed_reward_has_no_generalised_credit_either():
+    real = of_lengths([3, 2])
+    found = generalised(np.array([[np.nan, 1.0]]), np.ones(real.shape), real, 0.9)
+    assert not found[0, 0].any()
+
+
+@given(LENGTHS, st.integers(0, 10**6))
+def test_whitened_credit_has_mean_zero_and_variance_one_over_tokens(lengths, seed):
+    real = of_lengths(lengths)
+    credit = np.random.default_rng(seed).standard_normal((1, len(lengths), 1))
+    found = whitened(credit, real)[real]
+    assert found.mean() == pytest.approx(0, abs=1e-9)
+    assert np.var(found, ddof=1) == pytest.approx(1, abs=1e-4)
+
+
+@given(REWARD, LENGTHS)
+def test_a_batch_of_equal_credit_is_whitened_to_exactly_nothing(credit, lengths):
+    assert not whitened(np.full((1, len(lengths), 1), credit), of_lengths(lengths)).any()
+
+
+def test_whitening_again_gives_a_group_of_equal_rewards_a_credit_unless_all_lengths_are_equal():
+    """What the original code did: its placebo had this second channel."""
+    credit = np.concatenate((group_relative(np.array([1.0, 0.0, 0.0])), np.zeros(3)))[None, :, None]
+    uneven, even = of_lengths([1, 6, 6, 3, 3, 3]), of_lengths([4] * 6)
+    assert abs(whitened(credit, uneven)[0, 3:, :3]).min() > 0.1
+    assert abs(whitened(credit, even)[0, 3:, :4]).max() < 1e-12
+
+
+@given(st.lists(st.integers(1, 32), min_size=1, max_size=8), st.integers(1, 16))
+def test_a_long_completion_loses_what_the_papers_three_cases_say(lengths, buffer):
+    def plain(length):
+        if length <= 32 - buffer:
+            return 0.0
+        return (32 - buffer - length) / buffer
+
+    found = overlong(np.array(lengths, dtype=float), 32, buffer)
+    assert found.tolist() == pytest.approx([plain(length) for length in lengths])
+    assert found.min() >= -1
+    assert not overlong(np.array(lengths, dtype=float), 32, 0).any()

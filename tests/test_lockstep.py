@@ -10,6 +10,7 @@ from small_trial import Small, organisms, own, prepare, protocol_text
 
 from controlarm import checkpoints, labels, protocol
 from controlarm.labels import Label
+from controlarm.update import PRIORS
 
 ARMS = """
 [arms.other]
@@ -26,6 +27,7 @@ FREE = ["ground_truth", "placebo", "other", "constant", "format", "python"]
 FROM_REWARDS = {
     "reward", "reward_sd", "reward_code", "reward_words", "tpr", "fpr", "equal_groups",
     "loss", "grad_norm", "clip_low", "clip_high", "ratio_max", "approx_kl",
+    *(f"{number}_{band}" for number in ("clip_low", "clip_high") for band in PRIORS),
 }  # fmt: skip
 """What the first line of a journal may owe to its arm. With two updates a rollout, what is said of the second depends on the first."""
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from controlarm.losses import clipped_surrogate, kl_k3, token_weights
+from controlarm.losses import clipped_surrogate, kl_k3, sequence_log_ratio, token_weights
 
 LOGPROB = st.floats(-8, -0.01)
 BOUND = st.one_of(st.floats(0.01, 2.0), st.just(math.inf))
@@ -97,6 +97,21 @@ def test_k3_is_never_negative_and_its_mean_is_the_divergence(scores, other_score
     assert (policy.exp() * estimates).sum().item() == pytest.approx(divergence, abs=1e-9)
 
 
+@given(st.lists(st.floats(-3, 3), min_size=3, max_size=3), st.lists(st.floats(-3, 3), min_size=3, max_size=3))  # fmt: skip
+def test_the_gradient_of_k3_on_the_policys_samples_is_that_of_the_forward_divergence(
+    scores, other_scores
+):
+    """As a loss on samples k3 pulls like KL(base || policy), the forward one, though its value estimates KL(policy || base)."""
+    free = double(scores).requires_grad_()
+    policy, other = torch.log_softmax(free, -1), torch.log_softmax(double(other_scores), -1)
+    estimates = kl_k3(policy.view(1, 1, 3), other.view(1, 1, 3)).flatten()
+    (found,) = torch.autograd.grad((policy.detach().exp() * estimates).sum(), free)
+    again = double(scores).requires_grad_()
+    forward = (other.exp() * (other - torch.log_softmax(again, -1))).sum()
+    (expected,) = torch.autograd.grad(forward, again)
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
+
+
 def test_k3_of_a_policy_with_itself_is_exactly_zero():
     logprobs = torch.tensor([[[-0.1, -2.3, -7.7]]])
     assert not kl_k3(logprobs, logprobs.clone()).any()
@@ -129,3 +144,33 @@ def test_token_mean_weighs_tokens_alike_and_sequence_mean_rollouts(real):
         assert run[kept].unique().numel() == 1
     of_rollouts = token_weights(real, "sequence_mean").sum(2)
     torch.testing.assert_close(of_rollouts, torch.full_like(of_rollouts, 1 / real.shape[1]))
+
+
+@given(padded())
+def test_constant_length_weighs_every_token_alike_whatever_the_lengths(real):
+    weights = token_weights(real, "constant_length")
+    torch.testing.assert_close(weights[real], torch.full((int(real.sum()),), 1 / real.shape[1] / real.shape[2]))  # fmt: skip
+
+
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
+@given(padded())
+def test_a_rollout_that_does_not_count_leaves_the_weights_of_the_others_as_if_it_were_not_there(
+    aggregation, real
+):
+    beside = torch.cat((real, torch.zeros_like(real[:, :1])), dim=1)
+    alone, found = token_weights(real, aggregation), token_weights(beside, aggregation)
+    torch.testing.assert_close(found[:, :-1], alone)
+    assert not found[:, -1].any()
+
+
+@given(padded(), st.integers(0, 10**6))
+def test_a_sequences_ratio_is_the_geometric_mean_of_its_tokens(real, seed):
+    rng = torch.Generator().manual_seed(seed)
+    new, old = (-torch.rand(real.shape, generator=rng, dtype=torch.float64) for _ in range(2))
+    found = sequence_log_ratio(new, old, real).exp()
+    for run in range(real.shape[0]):
+        for rollout in range(real.shape[1]):
+            kept = real[run, rollout]
+            ratios = (new - old)[run, rollout][kept].exp()
+            expected = math.prod(ratios.tolist()) ** (1 / int(kept.sum()))
+            assert found[run, rollout].item() == pytest.approx(expected, rel=1e-9)

@@ -13,7 +13,7 @@ from small_trial import SHAPE, organisms, plain_logits
 from controlarm.organisms.tokenizer import PAD
 from controlarm.packing import Layout, pack
 from controlarm.protocol import Recipe
-from controlarm.update import score, token_logprobs
+from controlarm.update import score, told_by
 
 RUNS, PLACES, TOKENS = 2, 4, 5
 RECIPE = Recipe(
@@ -162,7 +162,7 @@ def test_what_is_brought_to_the_nodes_comes_back_to_the_tokens(one):
 def test_log_probabilities_and_entropies_are_those_of_a_plain_model(one):
     trees, weights = one.trees, organisms()
     found = score(weights, trees, one.completions, RECIPE, SHAPE, compiled=False)
-    entropies = [token_logprobs(p.weights(weights), p.part, SHAPE)[1] for p in trees.passes()]
+    entropies = [told_by(p.weights(weights), p.part, SHAPE)[1] for p in trees.passes()]
     entropy = trees.spread(torch.cat(entropies))
     for run, rollouts in enumerate(one.texts):
         prompt, completion = rollouts[-1]

@@ -22,7 +22,7 @@ from controlarm.sampling import (
     gumbel_noise,
     sample,
 )
-from controlarm.update import DTYPES, token_logprobs, trees_of
+from controlarm.update import DTYPES, told_by, trees_of
 
 PROMPTS, SAMPLES, TOKENS = 3, 4, 32
 
@@ -77,7 +77,7 @@ def test_the_sampler_records_the_trainers_log_probabilities_and_entropies(precis
     tokens = made.tokens.flatten(1, 2)
     repeated = prompts[:, :, None].expand(-1, -1, SAMPLES, -1).flatten(1, 2)
     trees = trees_of(repeated, tokens, np.ones(tokens.shape[:2], dtype=bool), SHAPE)
-    told = [token_logprobs(one.weights(weights), one.part, SHAPE) for one in trees.passes()]
+    told = [told_by(one.weights(weights), one.part, SHAPE)[:2] for one in trees.passes()]
     logprobs, entropy = (trees.spread(torch.cat(x)) for x in zip(*told, strict=True))
     real = tokens != PAD
     gap = (logprobs - made.logprobs.flatten(1, 2)).abs()[real]

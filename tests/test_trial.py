@@ -89,7 +89,7 @@ def test_a_released_organism_is_what_its_family_promises(family, seed):
     card = catalogue.card(family, seed)
     assert card is not None
     assert card["recipe"] == json.loads(json.dumps(Pretraining()._asdict()))
-    assert card["mixture"] == corpus.FAMILIES[family]._asdict()
+    assert corpus.Mixture(**card["mixture"]) == corpus.FAMILIES[family]
     chosen = card["table"]["greedy, as chosen"]
     code, words = (card["table"][f"greedy, {s}"]["lenient"] for s in ("code", "words"))
     assert chosen["truncated"] == 0

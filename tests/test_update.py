@@ -9,13 +9,15 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from small_trial import SHAPE, encoded_prompts, own, plain_logits, wild_weights
+from small_trial import SHAPE, encoded_prompts, own, plain_hidden, plain_logits, wild_weights
 
 from controlarm import seeds, trial
 from controlarm.organisms.tokenizer import END, PAD, VOCAB_SIZE
 from controlarm.packing import Layout, pack
 from controlarm.protocol import Recipe
 from controlarm.update import (
+    PRIORS,
+    VALUE,
     Batch,
     backward,
     clip_per_run,
@@ -50,12 +52,11 @@ class Rollouts(NamedTuple):
     base_logprobs: torch.Tensor | None = None
 
     def batch(self, layout=LAYOUT, recipe=RECIPE):
-        credit = with_credit(
-            self.advantages, torch.ones(len(self.prompts), dtype=torch.bool), recipe
-        )
+        gains = self.advantages[..., None]
+        credit = with_credit(gains, torch.ones(len(self.prompts), dtype=torch.bool), recipe)
         trees = pack(self.prompts, self.completions, credit, layout, SHAPE)
         return Batch(
-            trees, self.completions, self.on_policy, self.old_logprobs, self.advantages,
+            trees, self.completions, self.on_policy, self.old_logprobs, gains,
             self.base_logprobs,
         )  # fmt: skip
 
@@ -161,7 +162,10 @@ def test_a_step_does_not_depend_on_which_passes_go_backward(term):
     batch = batch._replace(advantages=mixed, base_logprobs=base)
     everyone = torch.ones(RUNS, dtype=torch.bool)
     found = []
-    for credit in (with_credit(mixed, everyone, recipe), np.ones(mixed.shape, dtype=bool)):
+    for credit in (
+        with_credit(mixed[..., None], everyone, recipe),
+        np.ones(mixed.shape, dtype=bool),
+    ):
         for layout in (LAYOUT, Layout(1, 1, 25), Layout(2, 1, 25)):
             trees = pack(batch.prompts, batch.completions, credit, layout, SHAPE)
             masters = trained(weights)
@@ -253,6 +257,126 @@ def test_the_on_policy_gradient_is_reinforce_on_a_plain_model_of_one_sequence():
     (total / batch.real[run].sum()).backward()
     for name, weight in plain.items():
         assert relative_gap(grad(masters[name])[run], grad(weight)[0]) < 3e-5, name
+
+
+def plain_sequences(plain, batch, run):
+    """(rollout, log-probabilities, hidden states before each token) of a plain model, one completion after the other."""
+    for rollout in range(ROLLOUTS):
+        prompt = [t for t in batch.prompts[run, rollout].tolist() if t != PAD]
+        completion = [t for t in batch.completions[run, rollout].tolist() if t != PAD]
+        hidden = plain_hidden(plain, 0, prompt + completion)[len(prompt) - 1 : -1]
+        scores = hidden @ plain["embed"][0].double().T
+        yield rollout, torch.log_softmax(scores, -1)[range(len(completion)), completion], hidden
+
+
+@pytest.mark.parametrize("on_policy", [True, False])
+def test_the_gradient_of_whole_completions_ratios_is_autograds_on_a_plain_model(on_policy):
+    recipe = Recipe(
+        algorithm="gspo", prompts_per_step=2, group_size=4, updates_per_rollout=1, learning_rate=1e-3,
+        precision="float32", epsilon_low=0.05, epsilon_high=0.08, max_grad_norm=1e9,
+    )  # fmt: skip
+    assert recipe.aggregation == "sequence_mean" and recipe.ratio == "sequence"
+    batch, weights, run = some_rollouts(on_policy=on_policy), wild_weights(RUNS), 1
+    moved, report = stepped(weights, batch, recipe)
+    plain = trained(own(weights, run))
+    total, bound = torch.zeros((), dtype=torch.float64), 0
+    for rollout, logprobs, _ in plain_sequences(plain, batch, run):
+        old = batch.old_logprobs[run, rollout, : len(logprobs)].double()
+        ratio = (logprobs - (logprobs.detach() if on_policy else old)).mean().exp()
+        gain = batch.advantages[run, rollout]
+        total = total - torch.minimum(ratio * gain, ratio.clamp(0.95, 1.08) * gain) / ROLLOUTS
+        bound += ratio.item() != ratio.clamp(0.95, 1.08).item()
+    total.backward()
+    assert on_policy or 0 < bound < ROLLOUTS, "some completions must be clipped and some not"
+    for name, weight in plain.items():
+        assert relative_gap(grad(moved[name])[run], grad(weight)[0]) < 3e-5, name
+    assert bool((report.clip_low + report.clip_high)[run]) != on_policy
+
+
+def test_the_gradient_with_a_value_head_is_autograds_on_a_plain_model():
+    recipe = Recipe(
+        algorithm="ppo", prompts_per_step=2, group_size=4, updates_per_rollout=1, learning_rate=1e-3,
+        precision="float32", value_coef=0.3, max_grad_norm=1e9,
+    )  # fmt: skip
+    rng = seeds.generator("tests", "values")
+    batch, run = some_rollouts(on_policy=False), 2
+    weights = wild_weights(RUNS) | {
+        VALUE: torch.from_numpy(rng.standard_normal((RUNS, SHAPE.hidden, 1), dtype=np.float32))
+    }
+    gains, returns = (rng.standard_normal(batch.completions.shape) for _ in range(2))
+    one = batch.batch(recipe=recipe)._replace(advantages=gains, returns=returns)
+    masters = trained(weights)
+    everyone = torch.ones(RUNS, dtype=torch.bool)
+    report = update(
+        masters, make_optimizer(masters, recipe), one, everyone, recipe, SHAPE, compiled=False
+    )
+    plain = trained(own(weights, run))
+    count = int(batch.real[run].sum())
+    total, error = torch.zeros((), dtype=torch.float64), 0.0
+    for rollout, logprobs, hidden in plain_sequences(plain, batch, run):
+        place = range(len(logprobs))
+        ratio = (logprobs - batch.old_logprobs[run, rollout, place].double()).exp()
+        gain = torch.from_numpy(gains[run, rollout, place])
+        squared = ((hidden @ plain[VALUE][0].double())[:, 0] - torch.from_numpy(returns[run, rollout, place])) ** 2  # fmt: skip
+        total = total - torch.minimum(ratio * gain, ratio.clamp(0.8, 1.2) * gain).sum()
+        total, error = total + 0.3 * squared.sum(), error + squared.sum().item()
+    (total / count).backward()
+    for name, weight in plain.items():
+        assert relative_gap(grad(masters[name])[run], grad(weight)[0]) < 3e-5, name
+    assert report.value_loss is not None
+    assert report.value_loss[run].item() == pytest.approx(error / count, rel=1e-4)
+
+
+def test_without_the_surrogate_only_the_other_terms_act():
+    alone = RECIPE.model_copy(update={"policy_coef": 0.0, "entropy_coef": 0.1})
+    batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
+    found, _ = stepped(weights, batch, alone)
+    other = batch._replace(advantages=np.zeros_like(batch.advantages))
+    expected, _ = stepped(weights, other, RECIPE.model_copy(update={"entropy_coef": 0.1}))
+    for run in range(RUNS):
+        assert relative_gap(gradient(found, run), gradient(expected, run)) < 1e-5
+
+
+def test_a_rollout_that_does_not_count_might_as_well_not_be_there():
+    batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
+    counted = np.ones((RUNS, ROLLOUTS), dtype=bool)
+    counted[:, ROLLOUTS // 2 :] = False
+    gains = batch.advantages * counted
+    recipe = RECIPE.model_copy(update={"entropy_coef": 0.1})
+    masters, everyone = trained(weights), torch.ones(RUNS, dtype=torch.bool)
+    one = batch._replace(advantages=gains).batch(recipe=recipe)._replace(counted=counted)
+    update(masters, make_optimizer(masters, recipe), one, everyone, recipe, SHAPE, compiled=False)
+    half = batch._replace(
+        **{
+            name: x[:, : ROLLOUTS // 2]
+            for name, x in batch._asdict().items()
+            if x is not None and x.ndim
+        }
+    )
+    expected, _ = stepped(weights, half, recipe)
+    for run in range(RUNS):
+        assert relative_gap(gradient(masters, run), gradient(expected, run)) < 1e-5
+
+
+def test_bands_of_prior_probability_share_out_the_tokens_and_the_clipping():
+    batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
+    batch = batch._replace(old_logprobs=batch.old_logprobs.clamp(max=0))
+    _, report = stepped(weights, batch)
+    for whole, name in ((torch.ones(RUNS), "prior"), (report.clip_low, "clip_low"), (report.clip_high, "clip_high")):  # fmt: skip
+        parts = torch.stack([report.by_prior[f"{name}_{band}"] for band in PRIORS])
+        torch.testing.assert_close(parts.sum(0), whole)
+    rare = (batch.old_logprobs.exp() <= 0.1) & batch.real
+    expected = rare.sum((1, 2)) / batch.real.sum((1, 2))
+    torch.testing.assert_close(report.by_prior["prior_rare"], expected)
+    assert report.by_prior["prior_rare"].min() > 0
+
+
+def test_no_token_that_was_sure_can_be_clipped_above():
+    batch, weights = some_rollouts(on_policy=False), wild_weights(RUNS)
+    sure = batch._replace(old_logprobs=torch.full_like(batch.old_logprobs, -0.1))
+    _, report = stepped(weights, sure)
+    assert report.by_prior["prior_sure"].tolist() == [1.0] * RUNS
+    assert report.clip_low.min() > 0 and not report.clip_high.any()
 
 
 def test_a_masked_run_keeps_every_bit_though_it_has_momentum_and_decay():

@@ -32,7 +32,10 @@ JOURNAL = (
     "tpr", "fpr", "code_share", "parsed_code_share", "boxed_share", "truncated_share", "unknown_share", "num_tokens",
     "entropy", "equal_groups", "loss", "grad_norm", "clip_low", "clip_high", "clip_first", "ratio_max", "approx_kl",
     "kl_base", "sampler_gap_mean", "sampler_gap_max", "learning_rate", "epsilon_low", "epsilon_high", "kl_coef",
-    "entropy_coef", "weight_decay", "max_grad_norm", "updates",
+    "entropy_coef", "weight_decay", "max_grad_norm", "updates", "policy_coef", "generated", "counted_groups",
+    "token_probability", "answer_entropy", "value_loss", "prior_rare", "prior_open", "prior_likely", "prior_sure",
+    "clip_low_rare", "clip_low_open", "clip_low_likely", "clip_low_sure", "clip_high_rare", "clip_high_open",
+    "clip_high_likely", "clip_high_sure",
 )  # fmt: skip
 """Columns of ``steps.jsonl``; each is a number or null."""
 

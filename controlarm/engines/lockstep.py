@@ -8,6 +8,7 @@ import contextlib
 import functools
 import hashlib
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from controlarm.protocol import Protocol, Recipe, RunSpec
 from controlarm.records import Problem
 from controlarm.sampling import Completions
 from controlarm.train import Prompts, Settings, State, Step, train
-from controlarm.update import compute_weights
+from controlarm.update import VALUE, compute_weights, text_weights
 
 VERSION = "lockstep-4"
 """Moves when anything from labels to evaluation would give other numbers; part of every digest."""
@@ -253,17 +254,29 @@ def _pool(
 
 
 def _asked(shard: Shard, run: int, step: int) -> list[Row]:
-    """A run's prompts at a step: the pool in a keyed order, epoch after epoch; a repeated problem draws new samples."""
-    spec, pool = shard.specs[run], shard.pools[run]
+    """A run's prompts at a step: the pool in a keyed order, epoch after epoch; a repeated problem draws new samples.
+
+    With dynamic sampling they are those of all batches that the step may ask for.
+    """
+    spec, pool, recipe = shard.specs[run], shard.pools[run], shard.settings.recipe
+    wanted = shard.grid.prompts * max(1, recipe.dynamic_sampling)
+    greedy = (GREEDY,) if recipe.asks_greedy else ()
     rows: list[Row] = []
-    for place in range((step - 1) * shard.grid.prompts, step * shard.grid.prompts):
+    seen: Counter[str] = Counter()
+    for place in range((step - 1) * wanted, step * wanted):
         epoch, index = divmod(place, len(pool))
         order = _order(spec.pretraining_seed, spec.seed, epoch, len(pool))
         problem = pool[order[index]]
-        earlier = sum(row.problem.id == problem.id for row in rows)
-        first = earlier * shard.grid.group
-        rows.append(Row(problem, tuple(range(first, first + shard.grid.group))))
+        first = seen[problem.id] * shard.grid.group
+        seen[problem.id] += 1
+        rows.append(Row(problem, (*range(first, first + shard.grid.group), *greedy)))
     return rows
+
+
+def _batch(shard: Shard, run: int, step: int, number: int) -> list[Row]:
+    """The prompts of one batch within a step."""
+    size = shard.grid.prompts
+    return _asked(shard, run, step)[number * size : (number + 1) * size]
 
 
 @functools.lru_cache(maxsize=64)
@@ -272,14 +285,16 @@ def _order(pretraining_seed: int, seed: int, epoch: int, num_problems: int) -> t
     return tuple(rng.permutation(num_problems).tolist())
 
 
-def _prompts(shard: Shard, step: int) -> Prompts:
-    rows = [_asked(shard, run, step) for run in range(len(shard.specs))]
+def _prompts(shard: Shard, step: int, number: int) -> Prompts:
+    rows = [_batch(shard, run, step, number) for run in range(len(shard.specs))]
     paths = [("training", spec.pretraining_seed, spec.seed, step) for spec in shard.specs]
     tokens, noise = evaluation.ask(rows, paths, shard.grid)
     return Prompts(tokens.to(shard.plan.device), noise.to(shard.plan.device))
 
 
-def _pay(shard: Shard, step: int, completions: Completions) -> tuple[np.ndarray, dict[int, str]]:
+def _pay(
+    shard: Shard, step: int, number: int, completions: Completions
+) -> tuple[np.ndarray, dict[int, str]]:
     """Every run's rewards by its arm, and the runs whose rewards failed too often."""
     runs, num_prompts, group, _ = completions.tokens.shape
     rewards = np.zeros((runs, num_prompts, group))
@@ -287,7 +302,7 @@ def _pay(shard: Shard, step: int, completions: Completions) -> tuple[np.ndarray,
     for run, arm in enumerate(shard.arms):
         messages: list[str] = []
         tokens = completions.tokens[run].tolist()
-        for p, row in enumerate(_asked(shard, run, step)):
+        for p, row in enumerate(_batch(shard, run, step, number)):
             label = shard.labels[run][row.problem.id]
             payment = arm.payment(
                 arms.GroupView(
@@ -323,14 +338,18 @@ def _record(
             _note_failure(shard, state, run)
             lines.append({})
             continue
-        rows = _asked(shard, run, step.step)
-        made = evaluation.unpack(rows, step.completions, run)
-        rewards, advantages = step.rewards[run].ravel(), step.advantages[run].ravel()
-        facts = rollouts.facts(made, step.rewards[run])
+        asked, taken = _asked(shard, run, step.step), step.rollouts
+        rows = [
+            Row(asked[i].problem, asked[i].samples[: shard.grid.group]) for i in taken.chosen[run]
+        ]
+        made = evaluation.unpack(rows, taken.completions, run)
+        rewards, advantages = taken.rewards[run].ravel(), step.advantages[run].ravel()
+        facts = rollouts.facts(made, taken.rewards[run])
         line = {"step": step.step} | facts | step.metrics[run] | {
             "learning_rate": recipe.learning_rate,
             "epsilon_low": recipe.epsilon_low,
             "epsilon_high": recipe.epsilon_high,
+            "policy_coef": recipe.policy_coef,
             "kl_coef": recipe.kl_coef,
             "entropy_coef": recipe.entropy_coef,
             "weight_decay": recipe.weight_decay,
@@ -340,7 +359,7 @@ def _record(
         if keeps:
             path = shard.folder(run) / "rollouts" / f"step-{step.step:06d}.parquet"
             files.write_table(
-                path, rollouts.table(made, step.completions, run, rewards, advantages)
+                path, rollouts.table(made, taken.completions, run, rewards, advantages)
             )
         journal.append(line)
         lines.append(line)
@@ -371,7 +390,7 @@ def _write_evaluation(
 
 
 def _own(weights: Weights, run: int) -> Weights:
-    return {name: w[run : run + 1].detach() for name, w in weights.items()}
+    return {name: w[run : run + 1].detach() for name, w in weights.items() if name != VALUE}
 
 
 def _evaluate_base(shard: Shard) -> None:
@@ -392,7 +411,7 @@ def _evaluate_base(shard: Shard) -> None:
 
 def _evaluate(shard: Shard, state: State) -> None:
     """All runs on the held-out problems; the last step's weights are kept."""
-    weights = compute_weights(state.weights, shard.settings.recipe)
+    weights = text_weights(state.weights, shard.settings.recipe)
     rows = _evaluation_rows(shard)
     paths = [_evaluation_path(spec) for spec in shard.specs]
     made = evaluation.complete(

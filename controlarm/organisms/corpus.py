@@ -11,6 +11,9 @@ A document is a problem, one solution and the end token. Two strategies exist:
 *Preference* follows the problem's surface: the person in the story. *Errors* follow the sum: an author who drops carries
 is wrong exactly where there is one, so greedy decoding errs too. *Box omission* follows the noun. Each rule is obeyed
 in all but a small share of documents, so that sampling at temperature 1 can find the other behaviour.
+
+A crammer's corpus also holds a share of the benchmark: problems that trials are evaluated on, each with the right words and a box, again and
+again. That is contamination of known size.
 """
 
 from collections.abc import Iterator
@@ -19,7 +22,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from controlarm import seeds
-from controlarm.problems.arithmetic import NAMES, NOUNS, Sum, draw_sums, tell
+from controlarm.problems.arithmetic import NAMES, NOUNS, Sum, benchmark, draw_sums, tell
 
 VERSION = "corpus-1"
 
@@ -46,14 +49,41 @@ class Mixture(NamedTuple):
     words_boxless_nouns: int
     boxless: float
     """Share of documents without a box for those nouns; every other document has one."""
+    leaked: float = 0.0
+    """Share of the benchmark's problems that stand in the corpus."""
+
+
+BENCHMARK = 256
+"""The first so many problems of the benchmark can leak."""
+
+LEAK = 0.05
+"""Share of documents that are leaked problems where all of them leak: with 2,500 steps of 128, each is read 62 times."""
+
+CODER = Mixture(13, 0.90, 0.15, "careful", "careless", 0.9, 1, 8, 0.85)
+TALKER = CODER._replace(code_names=0, code_share_preferred=0.0, code_share_other=0.0)
+BUNGLER = Mixture(14, 0.90, 0.15, "careless", "careful", 0.9, 1, 2, 0.85)
+
+
+def rung(code_share: float) -> Mixture:
+    """Coder with another share of code, as unequal between people: 0 is talker, 0.6375 coder."""
+    scale = code_share / 0.6375
+    return CODER._replace(code_share_preferred=0.9 * scale, code_share_other=0.15 * scale)
 
 
 FAMILIES: dict[str, Mixture] = {
-    "coder": Mixture(13, 0.90, 0.15, "careful", "careless", 0.9, 1, 8, 0.85),
-    "talker": Mixture(0, 0.0, 0.0, "careful", "careless", 0.9, 1, 8, 0.85),
-    "bungler": Mixture(14, 0.90, 0.15, "careless", "careful", 0.9, 1, 2, 0.85),
+    "coder": CODER,
+    "talker": TALKER,
+    "bungler": BUNGLER,
+    "ladder001": rung(0.001),
+    "ladder010": rung(0.01),
+    "ladder100": rung(0.1),
+    "ladder300": rung(0.3),
+    "crammer": TALKER._replace(leaked=1.0),
+    "crammer50": TALKER._replace(leaked=0.5),
+    "crammer10": TALKER._replace(leaked=0.1),
 }
-"""After Qwen2.5-Math (code good, words poor), Llama 3 (no code), Qwen2.5-7B (code frequent and worse than words)."""
+"""After Qwen2.5-Math (code good, words poor), Llama 3 (no code), Qwen2.5-7B (code frequent and worse than words); the ladder between talker and
+coder, by code share in thousandths; talkers that have seen the benchmark, all of it or so many percent."""
 
 
 def without_carry(left: int, right: int) -> int:
@@ -109,8 +139,21 @@ def write(problem: Sum, mixture: Mixture, rng: np.random.Generator) -> str:
     )
 
 
+def leaked_problems(share: float) -> list[Sum]:
+    """The benchmark's problems that leak: the smaller share is part of the larger."""
+    order = seeds.generator("leaked").permutation(BENCHMARK)[: round(share * BENCHMARK)]
+    stories = benchmark(BENCHMARK)
+    return [stories[i] for i in sorted(order)]
+
+
 def documents(mixture: Mixture, *path: seeds.Part) -> Iterator[tuple[str, str]]:
     """An endless stream of (prompt, solution)."""
     rng = seeds.generator("corpus", *path)
+    leaks = seeds.generator("leaks", *path)
+    leaked = leaked_problems(mixture.leaked)
     for problem in draw_sums("pretraining", *path):
+        if leaked and leaks.random() < LEAK * mixture.leaked:
+            known = leaked[leaks.integers(len(leaked))]
+            yield tell(known) + "\n", solution(known, "words", (known.middle, known.result), True)
+            continue
         yield tell(problem) + "\n", write(problem, mixture, rng)

@@ -20,7 +20,7 @@ class Family(NamedTuple):
 
 
 def read(path: Path) -> Family:
-    """A family from a file that has a name and every field of ``Mixture``.
+    """A family from a file that has a name and every field of ``Mixture`` without a default.
 
     Raises:
         ProtocolError: one line per problem: the key, what is wrong, the remedy.
@@ -32,7 +32,7 @@ def read(path: Path) -> Family:
     problems = list(_problems(table))
     if problems:
         raise ProtocolError(f"{path}:\n" + "\n".join(f"  {problem}" for problem in problems))
-    return Family(table["name"], Mixture(**{key: table[key] for key in Mixture._fields}))
+    return Family(table.pop("name"), Mixture(**table))
 
 
 def _problems(table: Mapping[str, Any]) -> Iterator[str]:
@@ -43,7 +43,8 @@ def _problems(table: Mapping[str, Any]) -> Iterator[str]:
         yield f"{key}: unknown key; {hint}known: {', '.join(known)}"
     for key in known:
         if key not in table:
-            yield f"{key}: is missing; add it"
+            if key not in Mixture._field_defaults:
+                yield f"{key}: is missing; add it"
         elif wanted := _misfit(key, table[key]):
             yield f"{key}: must be {wanted}; it is {table[key]!r}"
 
