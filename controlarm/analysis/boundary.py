@@ -3,10 +3,12 @@
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
+from itertools import pairwise
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from controlarm.analysis.folder import NO_ANSWER, RIGHT, UNKNOWN, Completions
 from controlarm.analysis.metrics import mean
@@ -25,6 +27,47 @@ def pass_at_k(
         wrong = np.maximum(num_samples - num_right - i, 0)
         miss *= np.divide(wrong, left, out=np.full(len(left), np.nan), where=left > 0)
     return 1 - miss
+
+
+class Tries(NamedTuple):
+    """How often each problem was tried, and how often with success, whatever success is."""
+
+    num_samples: Int[np.ndarray, " problem"]
+    num_right: Int[np.ndarray, " problem"]
+
+
+def tries(
+    success: Bool[np.ndarray, "problem sample"],
+    known: Bool[np.ndarray, "problem sample"] | None = None,
+) -> Tries:
+    """Count successes by any notion: a right answer, a valid derivation, both at once (CoT-pass@k, arXiv:2506.14245).
+
+    Samples that are not ``known`` (the grader gave up) are not drawn: they count as no try.
+    """
+    known = np.ones_like(success) if known is None else known
+    return Tries(known.sum(axis=1), (known & success).sum(axis=1))
+
+
+def pass_curves(counts: Tries, ks: Sequence[int]) -> Float[np.ndarray, "problem k"]:
+    """``pass_at_k`` at each of ``ks``, all in one pass; NaN where a problem has fewer than k samples.
+
+    Raises:
+        ValueError: unless ``ks`` are positive and increase.
+    """
+    if not ks or ks[0] < 1 or any(a >= b for a, b in pairwise(ks)):
+        raise ValueError(
+            f"pass@k of k = {list(ks)}: give numbers of tries from 1 that increase, such as [1, 2, 4]"
+        )
+    i = np.arange(ks[-1])
+    left = counts.num_samples[:, None] - i
+    wrong = np.maximum(left - counts.num_right[:, None], 0)
+    miss = np.divide(wrong, left, out=np.full(left.shape, np.nan), where=left > 0)
+    return 1 - np.cumprod(miss, axis=1)[:, np.array(ks) - 1]
+
+
+def mean_curve(curves: Float[np.ndarray, "problem k"]) -> Float[np.ndarray, " k"]:
+    """Mean over the problems that have a value at k: one training unit's curve."""
+    return np.array([mean(column) for column in curves.T])
 
 
 def mean_pass_at_k(samples: Completions, k: int) -> float:
@@ -87,6 +130,17 @@ def mean_majority_right(samples: Completions, k: int) -> float:
     return mean(np.array(values))
 
 
+def guess_at_k(
+    gold: Sequence[str], k: int, elsewhere: Sequence[str] = ()
+) -> Float[np.ndarray, " problem"]:
+    """1 - (1 - f_i)^k for each problem i, as in ``guess_curve``. NaN when there are no other problems."""
+    counts = Counter((*gold, *elsewhere))
+    others = len(gold) + len(elsewhere) - 1
+    if others < 1:
+        return np.full(len(gold), np.nan)
+    return np.array([1 - (1 - (counts[g] - 1) / others) ** k for g in gold])
+
+
 def guess_curve(
     gold: Sequence[str], ks: Sequence[int], elsewhere: Sequence[str] = ()
 ) -> list[float]:
@@ -100,8 +154,17 @@ def guess_curve(
         ks: numbers of tries.
         elsewhere: answers of further problems of the same set, which the guesser also knows.
     """
-    counts = Counter((*gold, *elsewhere))
-    others = len(gold) + len(elsewhere) - 1
-    if others < 1:
-        return [float("nan")] * len(ks)
-    return [float(np.mean([1 - (1 - (counts[g] - 1) / others) ** k for g in gold])) for k in ks]
+    return [mean(guess_at_k(gold, k, elsewhere)) for k in ks]
+
+
+def beyond_guessing(
+    curves: Float[np.ndarray, "problem k"], guess: Float[np.ndarray, "problem k"]
+) -> Float[np.ndarray, "problem k"]:
+    """(p - g)/(1 - g): pass@k with guessing taken out (Abbott's formula), problem by problem.
+
+    If a policy solves a problem with chance q and else guesses, p = q + (1 - q)g, and this is q. It is linear in p, so it is as
+    unbiased as pass@k; below 0 where a policy does worse than guessing, which is a finding and is not cut off. Noise grows by 1/(1 - g);
+    NaN where a guess cannot fail.
+    """
+    room = 1 - guess
+    return np.divide(curves - guess, room, out=np.full(curves.shape, np.nan), where=room > 0)
