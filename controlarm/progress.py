@@ -82,6 +82,7 @@ class Progress:
             return None
         a_step = statistics.median(self.seconds["trained"])
         a_start = min(self.seconds.get("started", [0.0]))
+        a_probe = min(self.seconds.get("probed", [0.0]))
         an_evaluation = min(self.seconds.get("evaluated", [0.0]))
         # As the workers will take them: the shards at work first, each next one by whoever is free first.
         busy = [0.0] * self.workers
@@ -90,6 +91,7 @@ class Progress:
             step = self.steps.get(shard, 0)
             left = (self.protocol.design.num_steps - step) * a_step
             left += sum(s > max(step, 0) for s in self.protocol.evaluation.steps) * an_evaluation
+            left += len(self.shards[shard]) * a_probe
             left += 0.0 if shard in self.steps else a_start
             busy[busy.index(min(busy))] += left
         return max(busy)
@@ -111,8 +113,8 @@ class Progress:
             return f"{head}: finished in {duration(report['seconds'])}"
         if stage == "labelled":
             return f"{head}: labelled by the base model in {duration(report['seconds'])}"
-        if stage == "evaluated":
-            return f"{head}: evaluated at step {step}"
+        if stage in ("evaluated", "probed"):
+            return f"{head}: {stage} at step {step}"
         if step % every and step not in (1, last):
             return None
         left = self.remaining()

@@ -233,6 +233,23 @@ class EvaluationTable(Part):
     pass_at_k: list[Count] = Field(min_length=1)
 
 
+Kind = Literal[
+    "forced", "prompts", "perplexity", "temperature", "interference", "solutions", "sparsity"
+]
+"""What a probe looks at (``probes``); ``docs/metrics.md`` defines the numbers."""
+
+
+class ProbesTable(Part):
+    """``[probes]``: what is measured once of each base and each finished run, beside the evaluation."""
+
+    kinds: list[Kind] = []
+    base: list[Kind] = []
+    """Kinds that are measured of each base; ``kinds`` are measured of each run after its last step."""
+    num_problems: NumProblems = 128
+    """The first so many held-out problems."""
+    samples: Count = 8
+
+
 class Comparison(Part):
     """One contrast: an arm against the placebo, in one family."""
 
@@ -284,6 +301,7 @@ class Protocol(Part):
     endpoint: EndpointTable
     controls: list[Control] = []
     logging: LoggingTable = LoggingTable()
+    probes: ProbesTable = ProbesTable()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Protocol":
@@ -357,6 +375,8 @@ def _misfits(p: Protocol) -> list[str]:
         ("evaluation.steps", evaluation.steps),
         ("evaluation.pass_at_k", evaluation.pass_at_k),
         ("endpoint.primary", [(c.family, c.arm) for c in endpoint.primary]),
+        ("probes.kinds", p.probes.kinds),
+        ("probes.base", p.probes.base),
     ):
         if len(set(values)) != len(values):
             found.append(f"{key}: repeats a value; list each once")
@@ -377,6 +397,11 @@ def _misfits(p: Protocol) -> list[str]:
         found.append(
             f"evaluation.pass_at_k: pass@{k} needs at least {k} samples per problem; there are "
             f"{evaluation.samples}; raise evaluation.samples or drop {k}"
+        )
+    if (p.probes.kinds or p.probes.base) and p.probes.num_problems > evaluation.num_problems:
+        found.append(
+            f"probes.num_problems: {p.probes.num_problems}, but evaluation.num_problems is "
+            f"{evaluation.num_problems}; probes look at the first of those"
         )
     if endpoint.step not in evaluation.steps:
         found.append(
@@ -426,7 +451,7 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
                 "trial": TrialTable, "design": DesignTable, "recipes": {"*": Recipe},
                 "arms": {"*": ArmTable}, "labels": LabelsTable, "evaluation": EvaluationTable,
                 "endpoint": EndpointTable, "primary": Comparison, "controls": Control,
-                "logging": LoggingTable,
+                "logging": LoggingTable, "probes": ProbesTable,
             }  # fmt: skip
             model = table[part]
     return list(model.model_fields)

@@ -31,6 +31,7 @@ from controlarm import (
     grading,
     journal,
     labels,
+    probes,
     prompts,
     protocol,
 )
@@ -93,6 +94,8 @@ def materials(trial: Protocol) -> dict[str, str]:
         "problems": arithmetic.VERSION,
         "templates": prompts.VERSION,
     }
+    if trial.probes.kinds or trial.probes.base:
+        found["probes"] = probes.VERSION
     for family in trial.design.families:
         for unit in trial.design.units():
             weights, _, _ = released.load(family, unit.pretraining_seed)
@@ -330,6 +333,8 @@ def _finished(prepared: Prepared, number: int) -> bool:
         home = prepared.folder / RunSpec(**prepared.plan["runs"][run]).path
         try:
             journal.read(home / "steps.jsonl", journal.Mark(*mark))
+            for path in sorted(home.glob("probes/*.parquet")):
+                files.check(path)
             for path in sorted(home.glob("*/step-*")):
                 if int(path.stem.removeprefix("step-")) <= facts["step"]:
                     (checkpoints.read if path.suffix == ".safetensors" else files.check)(path)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from small_trial import Small, organisms, own, prepare, protocol_text
 
-from controlarm import checkpoints, labels, protocol
+from controlarm import checkpoints, files, labels, protocol, trial
 from controlarm.labels import Label
 from controlarm.update import PRIORS
 
@@ -249,3 +249,43 @@ def test_restricting_to_wrong_majorities_restricts_every_arm_alike(place):
         }
         assert asked <= wrong
         assert arm == "one_shot" or len(asked) == 5
+
+
+PROBED = """
+[probes]
+kinds = ["forced", "sparsity", "solutions"]
+base = ["forced", "prompts"]
+num_problems = 4
+samples = 2
+"""
+
+
+def test_bases_and_runs_are_probed_and_a_run_that_learnt_nothing_is_its_base(place):
+    text = protocol_text("[arms.constant]", more=PROBED)
+    done = prepare(place / "probed", text).train()
+    base = done.folder / "bases" / "coder-p1" / "probes"
+    assert sorted(path.stem for path in base.iterdir()) == ["forced", "prompts"]
+    found = {
+        arm: {kind: files.read_table(done.run(arm) / "probes" / f"{kind}.parquet", None)
+              for kind in ("forced", "sparsity", "solutions")}
+        for arm in ("constant", "ground_truth")
+    }  # fmt: skip
+    assert found["constant"]["forced"].equals(files.read_table(base / "forced.parquet", None))
+    assert found["constant"]["forced"].num_rows == 4 * 2
+    unchanged = found["constant"]["sparsity"]
+    assert unchanged["unchanged"].to_pylist() == unchanged["size"].to_pylist()
+    moved = found["ground_truth"]["sparsity"]
+    assert moved["unchanged"].to_pylist() != moved["size"].to_pylist()
+    for row in found["constant"]["solutions"].to_pylist():
+        assert row["logp_policy"] == row["logp_base"]
+
+
+def test_a_damaged_probe_is_found_when_the_trial_is_run_again(place):
+    prepared = prepare(place / "probed", protocol_text("[arms.constant]", more=PROBED))
+    path = prepared.run("constant") / "probes" / "forced.parquet"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    whole = trial.prepare(place / "probed" / "trial.toml", place / "probed" / "runs", "cpu")
+    with pytest.raises(files.DamagedFileError, match=r"forced\.parquet"):
+        trial.unfinished(whole)

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from controlarm import arms, checkpoints, evaluation, files, labels, rollouts, seeds
+from controlarm import arms, checkpoints, evaluation, files, labels, probes, rollouts, seeds
 from controlarm.evaluation import GREEDY, Grid, Row
 from controlarm.files import DamagedFileError
 from controlarm.journal import Journal, Mark
@@ -118,6 +118,7 @@ def _go_on(shard: Shard, state: State, journals: Sequence[Journal], report: Repo
         started = time.perf_counter()
         _evaluate_base(shard)
         report(_progress(shard, 0, "evaluated", time.perf_counter() - started))
+        _probe_bases(shard, report)
     base = compute_weights(shard.base, shard.settings.recipe)
     last = plan.protocol.design.num_steps
     clock = time.perf_counter()
@@ -133,6 +134,8 @@ def _go_on(shard: Shard, state: State, journals: Sequence[Journal], report: Repo
             _evaluate(shard, state)
             report(_progress(shard, step.step, "evaluated", time.perf_counter() - clock))
             clock = time.perf_counter()
+        if step.step == last:
+            _probe_runs(shard, state, report)
         if evaluates or step.step % COMMIT_EVERY == 0 or step.step == last:
             _commit(shard, state, journals, finished=step.step == last)
 
@@ -425,6 +428,53 @@ def _evaluate(shard: Shard, state: State) -> None:
         if state.step == shard.plan.protocol.design.num_steps:
             path = shard.folder(run) / "checkpoints" / f"step-{state.step:06d}.safetensors"
             checkpoints.write(path, own, {"run": spec._asdict(), "step": state.step})
+
+
+def _subject(shard: Shard, spec: RunSpec, policy: Weights | None, base: Weights) -> probes.Subject:
+    """A checkpoint to be probed; None: the base itself. All of one pretrained model share problems and noise."""
+    asked, recipe = shard.plan.protocol.probes, shard.settings.recipe
+    compute = compute_weights(base, recipe)
+    return probes.Subject(
+        policy=compute if policy is None else compute_weights(policy, recipe),
+        policy_master=base if policy is None else policy,
+        base=compute,
+        base_master=base,
+        problems=shard.held_out[: asked.num_problems],
+        samples=asked.samples,
+        path=("probes", spec.pretraining_seed),
+        prompt_length=shard.plan.prompt_length,
+        max_tokens=shard.grid.max_tokens,
+        shape=shard.shape,
+    )
+
+
+def _probe_bases(shard: Shard, report: Report) -> None:
+    """Each base once, whichever shard comes first; always in the precision of the protocol's first recipe."""
+    first = next(iter(shard.plan.protocol.recipes))
+    for run, spec in enumerate(shard.specs):
+        home = shard.plan.folder / "bases" / f"{spec.family}-p{spec.pretraining_seed}" / "probes"
+        paths = {kind: home / f"{kind}.parquet" for kind in shard.plan.protocol.probes.base}
+        missing = {kind: path for kind, path in paths.items() if not path.exists()}
+        if missing and shard.recipe_name == first:
+            started = time.perf_counter()
+            subject = _subject(shard, spec, None, _own(shard.base, run))
+            for kind, path in missing.items():
+                files.write_table(path, probes.PROBES[kind](subject))
+            report(_progress(shard, 0, "probed", time.perf_counter() - started))
+
+
+def _probe_runs(shard: Shard, state: State, report: Report) -> None:
+    """Every run that got to its end."""
+    kinds = shard.plan.protocol.probes.kinds
+    for run, spec in enumerate(shard.specs):
+        if not kinds or not bool(state.active[run]):
+            continue
+        started = time.perf_counter()
+        subject = _subject(shard, spec, _own(state.weights, run), _own(shard.base, run))
+        for kind in kinds:
+            path = shard.folder(run) / "probes" / f"{kind}.parquet"
+            files.write_table(path, probes.PROBES[kind](subject))
+        report(_progress(shard, state.step, "probed", time.perf_counter() - started))
 
 
 def _commit(shard: Shard, state: State, journals: Sequence[Journal], finished: bool) -> None:
