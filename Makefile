@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup trial test check soak fmt bench docs clean
+.PHONY: setup trial test check records soak fmt bench docs clean
 
 setup: .venv/stamp  ## build .venv; runs again only when the requirements change
 
@@ -20,6 +20,9 @@ test: setup
 
 check: setup
 	@for do in "ruff check -q" "ruff format -q --check" "pyright --warnings" "lint-imports" "codespell" "pytest -q tests/test_docs.py"; do out=$$($(BIN)/$$do 2>&1) || { echo "$$do"; echo "$$out"; exit 1; }; done
+
+records: setup  ## what every record and every claim says, made again from the data beside it and compared
+	@$(BIN)/python -m claims --check
 
 soak: KILLS ?= 50
 soak: ROUNDS ?= 4

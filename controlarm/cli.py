@@ -19,7 +19,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from controlarm import __version__, files
+from controlarm import __version__, archive, files, recording
 from controlarm import arms as arms_table
 from controlarm import costs as costing
 from controlarm import protocol as protocols
@@ -345,7 +345,7 @@ def _siblings(folder: Path, name: str, digest: str) -> list[Path]:
     return found
 
 
-# report, show
+# report, record, show
 
 
 @app.command()
@@ -363,6 +363,29 @@ def report(folder: RunFolder) -> None:
         with files.locked(folder):
             found = summary.summarise(folder)
             _conclude(pages.write(folder, found), found)
+
+
+@app.command()
+def record(
+    folder: RunFolder,
+    to: Annotated[Path, typer.Option(help="Where records stand.")] = Path("records"),
+) -> None:
+    """Make a record of a finished trial, small enough to commit.
+
+    Its report, and all that the report is made of: protocol, journals, labels, grades of every held-out completion,
+    probes. Training rollouts, weights, and texts that the report does not show are left out. `controlarm report` makes
+    the same report of a record as of the run folder, byte for byte.
+
+    Example: controlarm record runs/quick-1a2b3c4d
+
+    Writes TO/<trial>-<digest>/; a record of the same trial there is replaced.
+    """
+    with _answering():
+        folders.read_plan(folder)  # a folder that is no trial's gets no lock
+        with files.locked(folder):
+            made = recording.record(folder, to)
+        size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
+        _say(f"record: {made} ({size / 1e6:.1f} MB)")
 
 
 @app.command()
@@ -391,6 +414,10 @@ def show(
     """
     with _answering():
         plan = folders.read_plan(folder)
+        if archive.is_archive(folder):
+            raise FolderError(
+                f"{folder}: a record keeps only the texts that its report shows; open {folder / 'report.html'}"
+            )
         protocol, _, changed = folders.read_protocol(folder, plan)
         if changed:
             raise FolderError(f"{folder / changed.file}: {changed.what}; {files.REMEDY}")

@@ -148,19 +148,24 @@ def read_json(path: Path) -> dict[str, Any]:
     return found
 
 
-def write_table(path: Path, table: pa.Table) -> str:
+def write_table(path: Path, table: pa.Table, **options: Any) -> str:  # noqa: ANN401  as pyarrow has them
     """A parquet file, sealed; returns the SHA-256 of the file."""
-    sink = pa.BufferOutputStream()
-    with pq.ParquetWriter(sink, table.schema, compression="zstd") as writer:
-        writer.write_table(table)
-        writer.add_key_value_metadata({"seal": BLANK})
-    content = seal(sink.getvalue().to_pybytes())
+    content = table_bytes(table, **options)
     write_atomic(path, content)
     return hashlib.sha256(content).hexdigest()
 
 
-def read_table(path: Path, names: Sequence[str]) -> pa.Table:
-    """Columns of a table that `write_table` wrote.
+def table_bytes(table: pa.Table, **options: Any) -> bytes:  # noqa: ANN401  as pyarrow has them
+    """What `write_table` writes; the options are pyarrow's."""
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, compression="zstd", **options) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"seal": BLANK})
+    return seal(sink.getvalue().to_pybytes())
+
+
+def read_table(path: Path, names: Sequence[str] | None) -> pa.Table:
+    """Columns of a table that `write_table` wrote; None: all.
 
     Raises:
         DamagedFileError: when it is not what was written, or has not these columns.
@@ -169,6 +174,7 @@ def read_table(path: Path, names: Sequence[str]) -> pa.Table:
     content = check(path)
     try:
         with pq.ParquetFile(pa.BufferReader(content)) as file:
+            names = file.schema_arrow.names if names is None else names
             missing = [name for name in names if name not in file.schema_arrow.names]
             if missing:
                 raise DamagedFileError(path, f"has no column {missing[0]!r}")

@@ -1,4 +1,4 @@
-"""Read a run folder (docs/formats.md) strictly: what cannot be read is named and left out, never guessed.
+"""Read a run folder, or the archive of one (docs/formats.md), strictly: what cannot be read is named and left out, never guessed.
 
 Only ``protocol.toml`` and ``plan.json`` are indispensable; any other damage is an entry of ``Trial.damaged``, and the
 numbers that would have come from there are missing from the report, not zero.
@@ -6,16 +6,17 @@ numbers that would have come from there are missing from the report, not zero.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeVar, get_args
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int8
 
-from controlarm import files
+from controlarm import archive, files
 from controlarm import protocol as protocols
 from controlarm.files import DamagedFileError
 from controlarm.protocol import Protocol, RunSpec, Unit
@@ -112,6 +113,8 @@ class Trial:
     """By family and pretraining seed."""
     runs: list[Run]
     damaged: list[Damage] = field(default_factory=list)
+    siblings: list[dict[str, Any]] | None = None
+    """Other trials of this name when it was archived; None: not archived, so they are looked for."""
 
     def cell(self, family: str, recipe: str, arm: str, step: int) -> dict[Unit, Evaluation]:
         """The evaluations of one arm after ``step`` steps by unit; arm ``base`` is step 0 of whichever arm has it."""
@@ -188,7 +191,21 @@ def read_evaluation(
     Raises:
         ValueError: when it is not whole: unreadable, rows missing or out of order, other problems than ``held_out``.
     """
-    table = _columns(path, ("problem_id", "decoding", "sample", *GRADES))
+    table = archive.as_kept(_columns(path, EVALUATED))
+    return evaluation_of(table, num_problems, num_samples, held_out)
+
+
+EVALUATED = ("problem_id", "decoding", "sample", *GRADES)
+
+
+def evaluation_of(
+    table: pa.Table, num_problems: int, num_samples: int, held_out: Sequence[str] | None
+) -> Evaluation:
+    """The table of an evaluation file as arrays.
+
+    Raises:
+        ValueError: when it is not whole: rows missing or out of order, other problems than ``held_out``.
+    """
     width = 1 + num_samples
     if table.num_rows != num_problems * width:
         raise ValueError(
@@ -230,29 +247,39 @@ def read_evaluation(
     )
 
 
-def read_texts(path: Path, problem_ids: Sequence[str]) -> Iterator[dict[str, Any]]:
+SHOWN = ("problem_id", "decoding", "sample", "text", "strict", "lenient", "answer", "has_python")
+"""What is shown of a completion."""
+
+
+def read_texts(
+    trial: Trial, run: int, step: int, problem_ids: Sequence[str]
+) -> Iterator[dict[str, Any]]:
     """The greedy completion and the first sample of some problems, for showing side by side.
+
+    Args:
+        trial: whose run it is.
+        run: its place in ``trial.runs``.
+        step: of the evaluation.
+        problem_ids: which problems.
 
     Raises:
         FolderError: when the file's texts cannot be read, which its grades could.
     """
-    names = (
-        "problem_id",
-        "decoding",
-        "sample",
-        "text",
-        "strict",
-        "lenient",
-        "answer",
-        "has_python",
-    )
+    archived, spec = archive.is_archive(trial.path), trial.runs[run].spec
+    file = "texts.parquet" if archived else f"{spec.path}/evaluations/step-{step:06d}.parquet"
+    path = trial.path / file
     try:
-        table = _columns(path, names)
-    except ValueError as error:
-        raise FolderError(f"{path}: {error}; {files.REMEDY}") from None
+        if archived:
+            rows = archive.texts(trial.path, run, step, SHOWN)
+        else:
+            rows = files.read_table(path, SHOWN).to_pylist()
+    except DamagedFileError as error:
+        what = _first_line(ValueError(error.what))
+        raise FolderError(f"{path}: {what}; {files.REMEDY}") from None
+    except OSError as error:
+        raise FolderError(f"{path}: {_first_line(error)}; {files.REMEDY}") from None
     wanted = set(problem_ids)
-    first = (row for row in table.to_pylist() if row["sample"] == 0)
-    yield from (row for row in first if row["problem_id"] in wanted)
+    yield from (row for row in rows if row["sample"] == 0 and row["problem_id"] in wanted)
 
 
 def _line(path: Path, raw: bytes, num_steps: int, after: float) -> dict[str, float]:
@@ -330,11 +357,17 @@ def _read_run(
         except (OSError, DamagedFileError):
             failure = {"step": None, "reason": "unknown: failed.json is not what was written"}
             damaged.append(Damage(f"{spec.path}/failed.json", files.CHANGED))
+    return _run(spec, protocol, journal, evaluations, failure), damaged
+
+
+def _run(
+    spec: RunSpec, protocol: Protocol, journal: dict[str, np.ndarray],
+    evaluations: dict[int, Evaluation], failure: dict[str, Any] | None,
+) -> Run:  # fmt: skip
     last = protocol.design.num_steps
     done = bool(np.any(journal["step"] == last)) and last in evaluations
     state = "failed" if failure else "finished" if done else "unfinished"
-    run = Run(spec=spec, state=state, failure=failure, journal=journal, evaluations=evaluations)
-    return run, damaged
+    return Run(spec=spec, state=state, failure=failure, journal=journal, evaluations=evaluations)
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -417,7 +450,27 @@ def read_trial(folder: Path) -> Trial:
         held_out = [problem.id for problem in problems["held_out"]]
     except ValueError as error:
         damaged.append(Damage("problems.parquet", _first_line(error)))
-    labels = {}
+    found = _read_archive if archive.is_archive(folder) else _read_folder
+    whole = found(folder, plan, protocol, held_out)
+    return Trial(
+        path=folder, protocol=protocol, protocol_toml=protocol_toml, plan=plan, environment=environment,
+        problems=problems, labels=whole.labels, runs=whole.runs, damaged=damaged + whole.damaged, siblings=whole.siblings,
+    )  # fmt: skip
+
+
+class _Whole(NamedTuple):
+    """What run folders and archives keep each in their own way."""
+
+    labels: dict[tuple[str, int], list[dict[str, Any]]]
+    runs: list[Run]
+    damaged: list[Damage]
+    siblings: list[dict[str, Any]] | None
+
+
+def _read_folder(
+    folder: Path, plan: Mapping[str, Any], protocol: Protocol, held_out: Sequence[str] | None
+) -> _Whole:
+    labels, damaged = {}, []
     for file in sorted((folder / "labels").glob("*-p*.parquet")):
         family, _, seed = file.stem.rpartition("-p")
         try:
@@ -429,7 +482,51 @@ def read_trial(folder: Path) -> Trial:
         run, wrong = _read_run(folder, RunSpec(**spec), protocol, held_out)
         runs.append(run)
         damaged += wrong
-    return Trial(
-        path=folder, protocol=protocol, protocol_toml=protocol_toml,
-        plan=plan, environment=environment, problems=problems, labels=labels, runs=runs, damaged=damaged,
-    )  # fmt: skip
+    return _Whole(labels, runs, damaged, None)
+
+
+T = TypeVar("T")
+
+
+def _read_archive(
+    folder: Path, plan: Mapping[str, Any], protocol: Protocol, held_out: Sequence[str] | None
+) -> _Whole:
+    damaged: list[Damage] = []
+
+    def read(file: str, found: Callable[[], T], otherwise: T) -> T:
+        try:
+            return found()
+        except DamagedFileError as error:
+            damaged.append(Damage(error.path.name, _first_line(ValueError(error.what))))
+        except OSError as error:
+            name = Path(error.filename).name if error.filename else file
+            damaged.append(Damage(name, _first_line(error)))
+        except ValueError as error:
+            damaged.append(Damage(file, _first_line(error)))
+        return otherwise
+
+    nothing = archive.Facts(commit=None, failed={}, siblings=[], times={})
+    facts = read(archive.MARK, lambda: archive.facts(folder), nothing)
+    labels = read("labels.parquet", lambda: archive.labels(folder, LABELS), {})
+    journals = read("journals.parquet", lambda: archive.journals(folder, JOURNAL), {})
+    tables = read(
+        "evaluations.parquet",
+        lambda: archive.evaluations(folder, EVALUATED),
+        archive.Evaluations(tables={}, numbers={}),
+    )
+    sizes = (protocol.evaluation.num_problems, protocol.evaluation.samples)
+    evaluations = {}
+    for number, table in tables.tables.items():
+        check = partial(evaluation_of, table, *sizes, held_out)
+        evaluations[number] = read("evaluations.parquet", check, None)
+    runs = []
+    for i, spec in enumerate(plan["runs"]):
+        mine = {
+            step: evaluation
+            for step in sorted(protocol.evaluation.steps)
+            if (number := tables.numbers.get((i, step))) is not None
+            and (evaluation := evaluations[number]) is not None
+        }
+        journal = journals.get(i) or {name: np.array([], dtype=float) for name in JOURNAL}
+        runs.append(_run(RunSpec(**spec), protocol, journal, mine, facts.failed.get(i)))
+    return _Whole(labels, runs, list(dict.fromkeys(damaged)), facts.siblings)

@@ -192,7 +192,7 @@ def summarise(folder: Path) -> Row:
     trial = read_trial(folder)
     ends = tables.endpoints(trial)
     found, checked = flow(trial), tables.control_rows(trial, ends)
-    sibling = siblings(folder, trial.plan)
+    sibling = siblings(folder, trial.plan) if trial.siblings is None else trial.siblings
     whole = found["runs_finished"] == found["runs_planned"] and not trial.damaged
     return plain({
         "version": VERSION,

@@ -20,6 +20,7 @@ from controlarm.analysis.contrasts import Adjusted, Estimate, UnitDifference, ov
 from controlarm.analysis.folder import BASE, Completions, Trial, read_texts
 from controlarm.analysis.metrics import METRICS, PerProblem, PerSample, mean, per_problem
 from controlarm.protocol import Unit
+from controlarm.records import Problem
 
 CONTRAST_METRICS = (
     "accuracy", "lenient_accuracy", "greedy_accuracy", "greedy_lenient_accuracy", "code_share", "boxed_share",
@@ -417,33 +418,45 @@ def label_rows(trial: Trial) -> list[Row]:
     ]
 
 
-def rollout_rows(trial: Trial) -> list[Row]:
-    """The same problems across base and arms, greedy and one sample: of each family's first unit, as many as fit."""
+def shown(trial: Trial) -> tuple[list[Problem], list[tuple[int, int, str]]]:
+    """Which completions the report shows: of the first problems, of each family's first unit, as many as fit.
+
+    Returns:
+        The problems, and the run (its place in ``trial.runs``), the step and the arm's name, or ``base``.
+    """
     design, held_out = trial.protocol.design, trial.problems["held_out"]
     columns = (
         len(design.families) * len(trial.protocol.recipes) * (1 + len(trial.protocol.arms)) * 2
     )
     chosen = held_out[: min(MOST_TEXT_PROBLEMS, max(2, MOST_TEXTS // columns))]
-    by_id = {problem.id: problem for problem in chosen}
-    first = design.units()[0]
-    rows = []
+    found: list[tuple[int, int, str]] = []
     with_base: set[tuple[str, str]] = set()
-    for run in trial.runs:
+    for i, run in enumerate(trial.runs):
         s = run.spec
-        if run.unit != first:
+        if run.unit != design.units()[0]:
             continue
         for step, arm in ((0, BASE), (trial.protocol.endpoint.step, s.arm)):
             if step not in run.evaluations or (arm == BASE and (s.family, s.recipe) in with_base):
                 continue
             if arm == BASE:
                 with_base.add((s.family, s.recipe))
-            file = trial.path / s.path / "evaluations" / f"step-{step:06d}.parquet"
-            for text in read_texts(file, list(by_id)):
-                problem = by_id[text["problem_id"]]
-                rows.append({
-                    "family": s.family, "recipe": s.recipe, **_unit_row(run.unit), "problem_id": problem.id,
-                    "problem": problem.text, "gold": problem.answer, "arm": arm, "step": step,
-                    "decoding": text["decoding"], "text": text["text"], "strict": text["strict"],
-                    "lenient": text["lenient"], "answer": text["answer"], "code": text["has_python"],
-                })  # fmt: skip
+            found.append((i, step, arm))
+    return chosen, found
+
+
+def rollout_rows(trial: Trial) -> list[Row]:
+    """The same problems across base and arms, greedy and one sample."""
+    chosen, evaluated = shown(trial)
+    by_id = {problem.id: problem for problem in chosen}
+    rows = []
+    for i, step, arm in evaluated:
+        run = trial.runs[i]
+        for text in read_texts(trial, i, step, list(by_id)):
+            problem = by_id[text["problem_id"]]
+            rows.append({
+                "family": run.spec.family, "recipe": run.spec.recipe, **_unit_row(run.unit), "problem_id": problem.id,
+                "problem": problem.text, "gold": problem.answer, "arm": arm, "step": step,
+                "decoding": text["decoding"], "text": text["text"], "strict": text["strict"],
+                "lenient": text["lenient"], "answer": text["answer"], "code": text["has_python"],
+            })  # fmt: skip
     return rows

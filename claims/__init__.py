@@ -1,0 +1,1 @@
+"""What the literature says, and what our trials say of it: every number and sentence made from the records in ``records/``."""
