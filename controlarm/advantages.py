@@ -22,7 +22,7 @@ class _Group(NamedTuple):
 
     residual: Rewards
     """Reward minus the group's mean; 0 where it failed."""
-    count: Float[np.ndarray, "*batch 1"]
+    num_paid: Float[np.ndarray, "*batch 1"]
     differs: Bool[np.ndarray, "*batch 1"]
     """False where all rewards of the group are equal."""
 
@@ -47,7 +47,7 @@ def group_relative(rewards: Rewards) -> Rewards:
     """
     group = _grouped(rewards)
     squares = (group.residual**2).sum(-1, keepdims=True)
-    deviation = np.sqrt(squares / np.maximum(group.count - 1, 1))
+    deviation = np.sqrt(squares / np.maximum(group.num_paid - 1, 1))
     return np.where(group.differs, group.residual / (deviation + EPS), 0.0)
 
 
@@ -69,7 +69,7 @@ def leave_one_out(rewards: Rewards) -> Rewards:
     array([[-1. ,  0.5,  0.5]])
     """
     group = _grouped(rewards)
-    factor = np.where(group.count > 1, group.count / np.maximum(group.count - 1, 1), 0.0)
+    factor = np.where(group.num_paid > 1, group.num_paid / np.maximum(group.num_paid - 1, 1), 0.0)
     return np.where(group.differs, factor * group.residual, 0.0)
 
 

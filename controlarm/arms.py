@@ -72,6 +72,11 @@ def ground_truth(text: str, answer: str) -> float:
     return float(grading.same(grading.last_box(text), answer))
 
 
+def one_shot(text: str, answer: str, label: str | None = None) -> float:
+    """1 when the strict verdict is right, or, given a label, when the boxed answer equals that: a right one or a wrong one (arXiv:2504.20571, Table 5)."""
+    return ground_truth(text, answer if label is None else label)
+
+
 def agrees(text: str, label: str | None) -> float:
     """1 when the boxed answer equals the label; a missing label pays nobody, and no box never equals it."""
     return float(grading.same(grading.last_box(text), label))
@@ -342,13 +347,13 @@ def _build(name: str, arm: ArmTable, arms_of_trial: Mapping[str, ArmTable]) -> A
     if arm.function is not None:
         reads = _declared(arm)
         function = _import(name, arm.function, reads)
-    numbers = {"gamma": arm.gamma, "p": arm.p}
+    given = {"gamma": arm.gamma, "p": arm.p, "label": arm.label}
     return Arm(
         name=name,
         reward=reward,
         reads=reads,
         replicate=arm.replicate,
-        settings={key: value for key, value in numbers.items() if value is not None},
+        settings={key: value for key, value in given.items() if value is not None},
         parts=parts,
         function=function,
     )
@@ -456,8 +461,8 @@ ARMS: dict[str, Row] = {
         reads=SIBLINGS, content_free=True, settings=frozenset({"replicate"}),
     ),
     "one_shot": Row(
-        function=ground_truth, pays="the strict verdict is right, on one training problem only",
-        reads=TRUTH, settings=frozenset({"problem"}),
+        function=one_shot, pays="the strict verdict is right (or the boxed answer is `label`), on one training problem only",
+        reads=TRUTH, settings=frozenset({"problem", "label"}),
     ),
     "python": Row(
         function=python, pays='the text says "python", in any case', reads=TEXT,

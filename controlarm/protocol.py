@@ -210,6 +210,8 @@ class ArmTable(Part):
     """all_of: the rewards that must all pay."""
     problem: str | None = None
     """one_shot: id of the problem; by default the one whose base samples vary most."""
+    label: str | None = None
+    """one_shot: what is paid instead of the problem's right answer."""
     function: str | None = None
     """custom: ``module:function``."""
     reads: list[Literal["text", "answer"]] | None = None

@@ -24,6 +24,7 @@ import torch
 
 from controlarm import __version__ as controlarm_version
 from controlarm import (
+    archive,
     arms,
     checkpoints,
     detectors,
@@ -124,7 +125,8 @@ def environment(device: str) -> dict[str, Any]:
         with contextlib.suppress(PackageNotFoundError):
             facts[name] = version(name)
     text = json.dumps(facts, sort_keys=True)
-    return facts | {"fingerprint": hashlib.sha256(text.encode()).hexdigest()[:16]}
+    mark = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return facts | {"fingerprint": mark, "commit": archive.code_version()}
 
 
 def _processor() -> str:

@@ -583,3 +583,14 @@ def test_all_problems_of_a_trials_arms_are_found_at_once():
         "arms.pyton.reward",
         "arms.noisy.p",
     ]
+
+
+@given(st.text())
+def test_one_shot_with_a_label_pays_that_and_with_the_right_one_what_it_pays_without(text):
+    texts = text, RIGHT, WRONG, r"\boxed{929725}"
+    plain, same, wrong = (
+        arm("one_shot", **settings).pay(view(*texts))
+        for settings in ({}, {"label": "366"}, {"label": "929725"})
+    )
+    assert plain == same
+    assert wrong[1:] == [0, 0, 1]
