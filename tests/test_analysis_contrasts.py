@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.multitest import multipletests
 
 from controlarm import seeds
@@ -215,3 +216,33 @@ def test_the_minimum_detectable_effect_grows_with_spread_and_comparisons_and_shr
     assert mde(0.0, 3, 0.025) == 0
     assert np.isnan(mde(0.03, 1, 0.025))
     assert mde(0.03, 2, 0.025, 9) > 1  # two units say next to nothing, and the solver still ends
+
+
+def test_within_models_is_the_contrast_of_a_one_way_analysis_of_variance():
+    """Mean of the models' means, error from seeds within them: what a linear model with one level a model estimates."""
+    values = seeds.generator("within").normal(0.02, 0.03, (3, 4)) + np.array([[-0.1], [0.0], [0.2]])
+    units = {Unit(m, s): float(values[m, s]) for m in range(3) for s in range(4)}
+    e = contrasts.within_models(units)
+    design = np.kron(np.eye(3), np.ones((4, 1)))
+    fit = OLS(values.ravel(), design).fit()
+    told = fit.t_test(np.full((1, 3), 1 / 3))
+    assert e.mean == pytest.approx(float(told.effect[0]))
+    assert t_interval(e, 0.95) == pytest.approx(tuple(told.conf_int()[0]))
+    assert 2 * min(p_superior(e), 1 - p_superior(e)) == pytest.approx(float(told.pvalue))
+
+
+@given(st.lists(st.floats(-1, 1), min_size=3, max_size=3))
+def test_how_far_models_are_apart_does_not_widen_the_interval_within_them(shifts):
+    values = seeds.generator("within").normal(0, 0.03, (3, 3))
+    plain, moved = (
+        contrasts.within_models({Unit(m, s): float(v[m, s]) for m in range(3) for s in range(3)})
+        for v in (values, values + np.array(shifts)[:, None])
+    )
+    assert moved.se == pytest.approx(plain.se, rel=1e-6)
+    assert moved.mean == pytest.approx(plain.mean + np.mean(shifts), abs=1e-9)
+
+
+def test_within_models_needs_as_many_seeds_of_each():
+    e = contrasts.within_models({Unit(1, 1): 0.1, Unit(1, 2): 0.2, Unit(2, 1): 0.3})
+    assert e.note is not None and np.isnan(t_interval(e, 0.95)).all()
+    assert e.mean == pytest.approx(0.225)

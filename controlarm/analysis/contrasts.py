@@ -50,6 +50,12 @@ class Estimate(NamedTuple):
     num_units: int
     note: str | None = None
     """Why there is no interval, where there is none."""
+    num_means: int = 1
+    """Means that the deviation is taken from: 1, or one a model (``within_models``)."""
+
+    @property
+    def df(self) -> int:
+        return self.num_units - self.num_means
 
     @property
     def se(self) -> float:
@@ -81,7 +87,7 @@ def t_interval(e: Estimate, level: float) -> tuple[float, float]:
     """Two-sided interval of the mean: mean ± t(1 - (1 - level)/2; n - 1) · sd/√n."""
     if e.note is not None:
         return float("nan"), float("nan")
-    half = float(stats.t.ppf(0.5 + level / 2, e.num_units - 1)) * e.se
+    half = float(stats.t.ppf(0.5 + level / 2, e.df)) * e.se
     return e.mean - half, e.mean + half
 
 
@@ -99,7 +105,7 @@ def p_superior(e: Estimate) -> float:
         return float("nan")
     if e.sd == 0:
         return 1.0 if e.mean <= 0 else 0.5**e.num_units
-    return float(stats.t.sf(e.mean / e.se, e.num_units - 1))
+    return float(stats.t.sf(e.mean / e.se, e.df))
 
 
 def unit_differences(
@@ -175,6 +181,31 @@ def by_luck(
 def over_units(values: Mapping[Unit, float]) -> Estimate:
     """The estimate over top units."""
     return estimate(top_units(values) if values else [])
+
+
+def within_models(values: Mapping[Unit, float]) -> Estimate:
+    """The mean over these pretrained models, each counting alike, with training seeds as the units: nothing is said of other models.
+
+    The deviation is that of seeds around their model's mean, pooled; its degrees of freedom are seeds minus models. It answers what three models
+    cannot: is there an effect at all on any model like these, where ``over_units`` asks about their family. Every model needs as many seeds, at least two.
+    """
+    by_model: dict[int, list[float]] = {}
+    for unit in sorted(values):
+        by_model.setdefault(unit.pretraining_seed, []).append(values[unit])
+    groups = list(by_model.values())
+    if not groups:
+        return estimate([])
+    average = float(np.mean([np.mean(group) for group in groups]))
+    count = len(values)
+    if len(set(map(len, groups))) > 1 or len(groups[0]) < 2:
+        note = "models have not two or more training seeds each, as many for all: no interval"
+        return Estimate(average, float("nan"), count, note, len(groups))
+    residuals = np.concatenate([np.array(group) - np.mean(group) for group in groups])
+    rounding = ROUNDING * max(1.0, *map(abs, values.values()))
+    if np.abs(residuals).max() <= rounding:
+        return estimate(list(values.values()))
+    sd = float(np.sqrt((residuals**2).sum() / (count - len(groups))))
+    return Estimate(average, sd, count, None, len(groups))
 
 
 def family_claim(units: Sequence[Unit]) -> bool:
