@@ -165,10 +165,11 @@ class Recipe(Part):
                 f"updates_per_rollout = {self.updates_per_rollout} does not divide prompts_per_step = "
                 f"{self.prompts_per_step}; each update trains on the same number of whole groups"
             )
-        own = self.model_fields_set - PRESETS[self.algorithm].keys()
-        if not self.learns_values and own & {"value_coef", "gae_lambda"}:
+        fields = type(self).model_fields
+        idle = [n for n in ("value_coef", "gae_lambda") if getattr(self, n) != fields[n].default]
+        if idle and not self.learns_values:
             raise ValueError(
-                f'value_coef, gae_lambda: do nothing with credit = {self.credit!r}; remove them, or say credit = "gae"'
+                f"{', '.join(idle)}: does nothing with credit = {self.credit!r}; remove it, or say credit = \"gae\""
             )
         if self.ratio == "sequence" and self.learns_values:
             raise ValueError(
@@ -426,10 +427,13 @@ def _misfits(p: Protocol) -> list[str]:
         if comparison.arm == endpoint.placebo:
             found.append(f"{key}.arm: is the placebo itself; name another arm")
     for name, recipe in p.recipes.items():
-        if recipe.prompts_per_step > design.num_problems:
+        if (
+            recipe.prompts_per_step > design.num_problems
+            and recipe.prompts_per_step % design.num_problems
+        ):
             found.append(
-                f"recipes.{name}.prompts_per_step: {recipe.prompts_per_step} prompts a step, but "
-                f"design.num_problems is {design.num_problems}; raise it"
+                f"recipes.{name}.prompts_per_step: {recipe.prompts_per_step} prompts a step of design.num_problems = "
+                f"{design.num_problems} problems; raise that, or let it divide the prompts, so that each fills an equal share"
             )
     return found
 

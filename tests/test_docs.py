@@ -5,12 +5,13 @@ import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from controlarm.analysis.folder import JOURNAL
 from controlarm.analysis.summary import summarise
+from controlarm.protocol import PRESETS, Recipe
 from tests.fabricate import fabricate
 
 ROOT = Path(__file__).parent.parent
@@ -141,6 +142,13 @@ def test_the_readme_has_a_row_for_every_arm_and_no_other():
     arms = importlib.import_module("controlarm.arms").ARMS
     table = section(read("README.md"), "Arms")
     assert sorted(re.split(r"\W", name)[0] for name in first_column(table)) == sorted(arms)
+
+
+def test_every_algorithm_has_a_row_and_every_setting_of_credit_is_told():
+    page = read("docs/algorithms.md")
+    assert first_column(page) == list(PRESETS)
+    credit = get_args(Recipe.model_fields["credit"].annotation)
+    assert all(f"`{name}`" in section(page, "Settings") for name in credit)
 
 
 def test_agents_can_be_read_in_a_minute():

@@ -143,7 +143,7 @@ FAULTS = {
         '[{ family = "coder", arm = "ground_truth" }]', "[]", "endpoint.primary", "at least 1"
     ),
     "more prompts than problems": Fault(
-        "num_problems = 64", "num_problems = 4", "recipes.grpo.prompts_per_step", "raise it"
+        "num_problems = 64", "num_problems = 5", "recipes.grpo.prompts_per_step", "raise that, or let it divide"
     ),
     "unequal updates": Fault(
         "updates_per_rollout = 2", "updates_per_rollout = 3", "recipes.grpo", "does not divide prompts_per_step = 8"
@@ -152,7 +152,7 @@ FAULTS = {
         "group_size = 8", "group_size = 1", "recipes.grpo.group_size", "greater than or equal to 2"
     ),
     "an unknown algorithm": Fault(
-        "group_size = 8", 'group_size = 8\nalgorithm = "ppo"', "recipes.grpo.algorithm", "'grpo'"
+        "group_size = 8", 'group_size = 8\nalgorithm = "trpo"', "recipes.grpo.algorithm", "'grpo'"
     ),
     "a coin above one": Fault(
         "[arms.random]\ngamma = 0.5", "[arms.random]\ngamma = 1.5", "arms.random.gamma", "less than or equal to 1"
@@ -297,7 +297,7 @@ def leaves(part: Any, path: Path = ()) -> Iterator[Path]:
 def changed(part: Any, path: Path) -> Any:
     """The protocol with the value at the path replaced by another one, unvalidated."""
     if not path:
-        return part * 2 if isinstance(part, list | str) else part / 2 + 1
+        return (part * 2 or ["forced"]) if isinstance(part, list | str) else part / 2 + 1
     first, rest = path[0], path[1:]
     if isinstance(part, BaseModel):
         name = str(first)
@@ -357,3 +357,8 @@ def test_values_written_differently_but_equal_have_one_digest():
         "epsilon_high = inf", "epsilon_high = +inf\nepsilon_low = 0.2"
     )
     assert protocol.digest(protocol.parse(same), {}) == protocol.digest(protocol.parse(VALID), {})
+
+
+def test_one_problem_may_fill_the_batch():
+    few = VALID.replace("num_problems = 64", "num_problems = 1")
+    assert protocol.parse(few).design.num_problems == 1
