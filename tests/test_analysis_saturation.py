@@ -6,17 +6,20 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from controlarm import seeds
+from controlarm import files, seeds
 from controlarm.analysis.saturation import (
     example,
+    history,
     over_saturated_units,
     post_saturation_gain,
     rank,
+    rank_over_models,
     saturation_step,
 )
 from controlarm.protocol import Unit
@@ -210,3 +213,61 @@ def test_the_interval_of_a_post_saturation_gain_covers_it():
         low, high = over_saturated_units(saturated, gains).gain_interval
         covered += low <= 0.05 <= high
     assert 276 <= covered <= 296  # 285 expected, standard deviation 3.8
+
+
+# From the rollouts that a run kept.
+
+
+def keep(run: Path, steps: dict[int, list[tuple[str, str]]]) -> Path:
+    """A run's folder with nothing but the rollouts of some steps."""
+    for step, rows in steps.items():
+        made = [{"problem_id": problem_id, "strict": strict, "reward": 0.0} for problem_id, strict in rows]  # fmt: skip
+        files.write_table(run / "rollouts" / f"step-{step:06d}.parquet", pa.Table.from_pylist(made))
+    return run
+
+
+def test_a_problems_history_is_its_accuracy_in_each_step_that_asked_it_whatever_was_paid(tmp_path):
+    run = keep(tmp_path, {
+        1: [("a", "right"), ("a", "no_answer"), ("b", "right"), ("b", "right")],
+        2: [("c", "unknown"), ("c", "unknown"), ("b", "wrong"), ("b", "right")],
+        3: [("a", "right"), ("a", "unknown"), ("c", "wrong"), ("c", "right")],
+    })  # fmt: skip
+    found = history(run)
+    assert found.keys() == {"a", "b", "c"}
+    assert (found["a"], found["b"]) == ([0.5, 1.0], [1.0, 0.5])
+    assert found["c"] == pytest.approx([nan, 0.5], nan_ok=True)
+    assert [e.num_epochs for e in rank(found)] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("steps", [(), (2, 3), (1, 3), (1, 10, 20)])
+def test_a_history_with_a_step_missing_is_refused(tmp_path, steps):
+    run = keep(tmp_path, {step: [("a", "right")] for step in steps})
+    with pytest.raises(ValueError, match="rollouts_every = 1"):
+        history(run)
+
+
+def test_over_models_the_variances_are_averaged_and_levels_do_not_count():
+    one, two = {"a": [0.0, 1.0], "b": [0.0, 0.0]}, {"a": [0.5, 0.5], "b": [1.0, 1.0]}
+    found = rank_over_models([one, two])
+    assert [e.problem_id for e in found] == ["a", "b"]
+    assert (found[0].variance, found[0].mean_accuracy, found[0].num_epochs) == (0.125, 0.5, 4)
+    assert (found[1].variance, found[1].mean_accuracy) == (0, 0.5)
+
+
+@given(
+    st.dictionaries(st.integers(0, 99), EPOCHS, min_size=1, max_size=8), st.integers(1, 3), st.randoms()
+)  # fmt: skip
+def test_one_model_or_the_same_one_again_is_ranked_as_by_itself(accuracies, copies, rng):
+    alone = rank(accuracies)
+    shuffled = list(accuracies.items())
+    rng.shuffle(shuffled)
+    found = rank_over_models([dict(shuffled)] * copies)
+    assert [e.problem_id for e in found] == [e.problem_id for e in alone]
+    assert [e.variance for e in found] == pytest.approx([e.variance for e in alone])
+    assert [e.num_epochs for e in found] == [copies * e.num_epochs for e in alone]
+
+
+@pytest.mark.parametrize("runs", [[], [{"a": [1.0]}, {"b": [1.0]}], [{"a": [nan]}]])
+def test_models_that_cannot_be_ranked_together_are_refused(runs):
+    with pytest.raises(ValueError, match=r"same problems in all|no accuracy in one"):
+        rank_over_models(runs)

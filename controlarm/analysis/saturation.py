@@ -5,12 +5,14 @@ an earlier training run. Post-saturation generalisation is its name for a held-o
 """
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Float
 
+from controlarm import files
 from controlarm.analysis.contrasts import Estimate, over_units, t_interval
 from controlarm.protocol import Unit
 
@@ -23,6 +25,36 @@ WINDOW = 10
 """Points of the training curve, one after another, that must reach the threshold."""
 
 nan = float("nan")
+
+
+def history(run: Path) -> dict[str, list[float]]:
+    """Training accuracy of each problem, epoch by epoch, from the rollouts that a run kept (a run folder's ``rollouts/step-*.parquet``).
+
+    A problem's e-th value is the mean strict verdict of its rollouts in the e-th step that asked it; samples of unknown verdict are left out, and a step
+    that has no other is NaN. Archives hold no rollouts: this needs the run folder.
+
+    Raises:
+        ValueError: a step's rollouts were not kept, so that epochs would be missing.
+        DamagedFileError: a file is not what was written.
+    """
+    paths = sorted((run / "rollouts").glob("step-*.parquet"))
+    kept = [int(path.stem.removeprefix("step-")) for path in paths]
+    if not kept or kept != list(range(1, len(kept) + 1)):
+        raise ValueError(
+            f"{run / 'rollouts'}: holds the rollouts of {len(kept)} steps, and not of every one from 1 on; an accuracy history needs "
+            "a run folder whose trial says logging.rollouts_every = 1"
+        )
+    found: dict[str, list[float]] = {}
+    for path in paths:
+        table = files.read_table(path, ("problem_id", "strict"))
+        groups: dict[str, list[str]] = {}
+        columns = (table[name].to_pylist() for name in ("problem_id", "strict"))
+        for problem_id, verdict in zip(*columns, strict=True):
+            groups.setdefault(problem_id, []).append(verdict)
+        for problem_id, verdicts in groups.items():
+            known = [verdict == "right" for verdict in verdicts if verdict != "unknown"]
+            found.setdefault(problem_id, []).append(statistics.fmean(known) if known else nan)
+    return found
 
 
 class Example(NamedTuple):
@@ -58,6 +90,35 @@ def rank(accuracies: Mapping[Id, Sequence[float]]) -> list[Example]:
         found.append(Example(problem_id, variance, statistics.fmean(known) if known else nan, len(known)))  # fmt: skip
     # Sorting is stable: ties stay in the order of their ids.
     return sorted(found, key=lambda e: -e.variance if e.num_epochs else np.inf)
+
+
+def rank_over_models(histories: Iterable[Mapping[Id, Sequence[float]]]) -> list[Example]:
+    """Problems by the mean of their historical variance scores over the runs of several models: one example for all of them.
+
+    Variance is taken within each run, so that models that merely differ in level do not make a problem vary. Ties go to the smaller id; ``num_epochs`` is their sum.
+
+    Raises:
+        ValueError: no run, runs of other problems, or a problem without an accuracy in one of them.
+    """
+    ranked = [{e.problem_id: e for e in rank(each)} for each in histories]
+    if not ranked or any(each.keys() != ranked[0].keys() for each in ranked):
+        raise ValueError(
+            f"{len(ranked)} runs were given; a ranking over models needs at least one, and the same problems in all"
+        )
+    found = []
+    for problem_id in ranked[-1]:
+        own = [each[problem_id] for each in ranked]
+        if not all(e.num_epochs for e in own):
+            raise ValueError(f"problem {problem_id} has no accuracy in one of the runs; train long enough to meet every problem")  # fmt: skip
+        found.append(Example(
+            problem_id, statistics.fmean(e.variance for e in own), statistics.fmean(e.mean_accuracy for e in own),
+            sum(e.num_epochs for e in own),
+        ))  # fmt: skip
+    return sorted(found, key=_by_variance)
+
+
+def _by_variance(e: Example) -> tuple[float, int | str]:
+    return (-e.variance, e.problem_id)
 
 
 def example(accuracies: Mapping[Id, Sequence[float]], j: int) -> Example:
