@@ -1,6 +1,6 @@
 """The catalyst map against statsmodels and against tables made to order; choosing against strategies of known accuracy."""
 
-from itertools import product
+from itertools import combinations, product
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,10 @@ from controlarm import seeds
 from controlarm.analysis.pretraining import (
     FACTORS,
     CatalystMap,
+    Tally,
     catalyst_map,
     choosing,
+    choosing_of_counts,
     factor_range,
     interaction,
     routes,
@@ -389,6 +391,51 @@ def test_a_problem_that_cannot_be_split_is_counted_and_left_out():
     assert (single.num_problems, single.num_unknown) == (0, 2)  # one sample has no halves
     with pytest.raises(ValueError, match="one row a problem"):
         choosing(np.ones((2, 2)), np.ones((3, 2)), np.ones(2))
+
+
+def tally(values):
+    return Tally(np.nansum(values, axis=1).astype(int), (~np.isnan(values)).sum(axis=1))
+
+
+def arrangements(right, known):
+    """Every order of a problem's samples that differs: which of them are right."""
+    for places in combinations(range(known), right):
+        yield [float(i in places) for i in range(known)]
+
+
+@pytest.mark.parametrize(("num_code", "num_words"), [(2, 2), (4, 4), (5, 3), (2, 5), (6, 4)])
+def test_counts_choose_as_samples_do_on_average_over_every_order_of_them(num_code, num_words):
+    for right in product(range(num_code + 1), range(num_words + 1)):
+        everything = product(arrangements(right[0], num_code), arrangements(right[1], num_words))
+        code, words = map(np.array, zip(*everything, strict=True))
+        oracle = choosing(code, words, np.full(len(code), 0.3)).oracle
+        one = choosing_of_counts(tally(code[:1]), tally(words[:1]), np.array([0.3]))
+        assert one.oracle == pytest.approx(oracle, abs=1e-12)
+
+
+@given(
+    arrays.arrays(float, (4, 6), elements=st.sampled_from([0.0, 1.0, nan])),
+    arrays.arrays(float, (4, 5), elements=st.sampled_from([0.0, 1.0, nan])),
+    arrays.arrays(float, 4, elements=st.sampled_from([0.0, 0.25, 1.0, nan])),
+)
+def test_counts_know_all_but_the_halves(code, words, share):
+    # Known samples first, so that a problem that counts can halve has two halves of samples too.
+    code, words = (np.sort(values, axis=1) for values in (code, words))
+    exact, counted = (
+        choosing(code, words, share),
+        choosing_of_counts(tally(code), tally(words), share),
+    )
+    assert counted[5:] == exact[5:]
+    assert counted[:3] == pytest.approx(exact[:3], nan_ok=True)
+    assert counted.naive_oracle == pytest.approx(exact.naive_oracle, nan_ok=True)
+    if counted.num_problems:
+        assert counted.oracle <= counted.naive_oracle + 1e-12
+
+
+def test_counts_need_a_row_a_problem():
+    both, three = Tally(np.ones(2, int), np.full(2, 8)), Tally(np.ones(3, int), np.full(3, 8))
+    with pytest.raises(ValueError, match="one row a problem"):
+        choosing_of_counts(both, three, np.ones(2))
 
 
 @pytest.mark.parametrize(
