@@ -301,7 +301,10 @@ def _expectations(
 ) -> dict[str, str]:
     """What to expect of a trial, in words."""
     end, recipes = protocol.endpoint, protocol.recipes.values()
-    rollouts = " and ".join(f"{r.prompts_per_step} prompts × {r.group_size}" for r in recipes)
+    sizes = dict.fromkeys(f"{r.prompts_per_step} prompts × {r.group_size}" for r in recipes)
+    rollouts = " and ".join(sizes)
+    if most := max(r.dynamic_sampling for r in recipes):
+        rollouts += f"; dynamic sampling may ask for up to {most} times as many"
     detectable = costing.detectable_effect(protocol)
     units = costing.num_top_units(protocol)
     effect = (
@@ -323,6 +326,10 @@ def _expectations(
         "labels": f"{cost.num_labelled:,} completions of the base models",
         "evaluation": f"{cost.num_evaluated:,} completions, greedy and {protocol.evaluation.samples} samples a problem, at steps "
         f"{', '.join(map(str, protocol.evaluation.steps))}",
+        **(
+            {"probes": f"{cost.num_probed} checkpoints: {', '.join(dict.fromkeys([*protocol.probes.kinds, *protocol.probes.base]))}"}
+            if cost.num_probed else {}
+        ),
         "time": f"about {duration(cost.seconds(workers, compiled=eager is None))} on {workers} free core{'s' if workers > 1 else ''}"
         + (f"; {eager}" if eager else ""),
         "memory": f"about {workers * cost.worker_bytes / 1e9:.1f} GB, {cost.worker_bytes / 1e9:.1f} a worker",

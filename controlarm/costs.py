@@ -10,6 +10,13 @@ SECONDS_PER_ROLLOUT = 0.55e-3
 """Sampling and training on one rollout of up to 32 tokens, compiled: processor seconds of one core, as in the quick trial's record."""
 SECONDS_PER_COMPLETION = 0.2e-3
 """Sampling and grading one completion of up to 32 tokens, for labels and evaluation; the same core."""
+SECONDS_PER_PROBE = {
+    "forced": 1.3, "prompts": 4.0, "perplexity": 0.5, "temperature": 1.7, "interference": 1.0,
+    "solutions": 0.5, "sparsity": 0.05,
+}  # fmt: skip
+"""Of one checkpoint with 128 problems × 8 samples of up to 32 tokens; the same core, busy."""
+PROBED_COMPLETIONS = 0.8
+"""Plain samples of policy or base that its probes share, likewise."""
 EAGER = 2.0
 """How many times longer all of it takes without a compiler."""
 COMPILING = 45.0
@@ -33,6 +40,8 @@ class Costs(NamedTuple):
     num_labelled: int
     """Completions of the base models for labels."""
     num_evaluated: int
+    num_probed: int
+    """Checkpoints, bases among them."""
     processor_seconds: float
     """Over all workers, compiling excepted."""
     worker_bytes: float
@@ -56,14 +65,28 @@ def costs(trial: Protocol) -> Costs:
     each = evaluation.num_problems * (1 + evaluation.samples)
     evaluated = num_cells * each * (1 + num_arms * (len(evaluation.steps) - 1))
     length = design.max_tokens / 32
+    probes, probed, probing = trial.probes, 0, 0.0
+    share = probes.num_problems * probes.samples / 1024
+    for kinds, checkpoints, sampled in (
+        (probes.kinds, len(runs(trial)), 2),
+        (probes.base, bases, 1),
+    ):
+        if kinds:
+            each_one = sampled * PROBED_COMPLETIONS + sum(SECONDS_PER_PROBE[k] for k in kinds)
+            probed, probing = probed + checkpoints, probing + checkpoints * share * each_one
     return Costs(
         num_runs=len(runs(trial)),
         num_shards=len(shards(trial)),
         num_rollouts=rollouts,
         num_labelled=labelled,
         num_evaluated=evaluated,
+        num_probed=probed,
         processor_seconds=length
-        * (rollouts * SECONDS_PER_ROLLOUT + (labelled + evaluated) * SECONDS_PER_COMPLETION),
+        * (
+            rollouts * SECONDS_PER_ROLLOUT
+            + (labelled + evaluated) * SECONDS_PER_COMPLETION
+            + probing
+        ),
         worker_bytes=WORKER_BYTES
         + max(map(len, shards(trial)))
         * (RUN_BYTES + max(BLOCK_BYTES, max(batches) * length * ROLLOUT_BYTES)),
