@@ -1,7 +1,7 @@
 """One optimiser step of every run on one part of a rollout batch. Runs share a program, never a number."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -228,6 +228,24 @@ def losses(
     return Losses(torch.where(terms.weights > 0, per_node, 0.0).sum((1, 2)), logprobs, values)
 
 
+def losses_with_values(
+    weights: Weights,
+    part: Part,
+    terms: Terms,
+    on_policy: Bool[Tensor, ""],
+    recipe: Recipe,
+    shape: Shape,
+) -> Losses:
+    """The same, under a name of its own: what is compiled for weights with a value head must not be looked up for weights without."""
+    return losses(weights, part, terms, on_policy, recipe, shape)
+
+
+def _learner(recipe: Recipe, compiled: bool) -> Callable[..., Losses]:
+    """The program that scores and learns."""
+    program = losses_with_values if recipe.learns_values else losses
+    return compiled_form(program) if compiled else program
+
+
 class Looked(NamedTuple):
     """What a model says of completions; 0 at padding."""
 
@@ -248,7 +266,7 @@ def look(
     By the program that learns, with terms of zero: in bfloat16 another program gives other log-probabilities, and
     weights that did not move would seem to have moved.
     """
-    learns = compiled_form(losses) if compiled else losses
+    learns = _learner(recipe, compiled)
     nothing = torch.zeros(trees.layout, device=completions.device)
     kl, value = (nothing if asked else None for asked in (recipe.kl_coef, recipe.learns_values))
     terms = Terms(nothing, nothing, nothing, nothing, kl, value, value)
@@ -306,7 +324,7 @@ def backward(
     compiled: bool,
 ) -> Backward:
     """Set the gradients of the weights to those of the batch's loss, pass by pass; passes without credit have none."""
-    learns = compiled_form(losses) if compiled else losses
+    learns = _learner(recipe, compiled)
     compute = compute_weights(weights, recipe)
     trees, terms = batch.trees, terms_of(batch, recipe, active)
     loss = torch.zeros(len(active), device=active.device)
