@@ -101,7 +101,7 @@ TEXT = PROTOCOL.split("[[controls]]", 1)[0]
 for large, small in (
     ('"fabricated"', '"six_rewards"'),
     ("num_steps = 12", "num_steps = 2"),
-    ("num_problems = 24", "num_problems = 40"),
+    ("num_problems = 24", "num_problems = 36"),
     ('"coder", "talker", "bungler"', '"coder", "bungler"'),
     ('  {family = "talker", arm = "ground_truth"},\n', ""),
     ("steps = [0, 6, 12]", "steps = [0, 2]"),
@@ -131,10 +131,9 @@ def made(tmp_path_factory) -> dict:
 def test_families_are_the_reports_decomposition_and_strata_add_up_to_them(made):
     by_family = {row["family"]: row for row in made["families"]}
     for family, whole in by_family.items():
-        strata = [row for row in made["strata"] if row["family"] == family and row["units"] == 9]
-        if len(strata) == 5:
-            total = sum(row["problems"] for row in strata)
-            assert total == pytest.approx(40)
+        strata = [row for row in made["strata"] if row["family"] == family and row["units"] == 3]
+        assert len(strata) == 5
+        assert sum(row["problems"] for row in strata) == pytest.approx(36)
         assert whole["naive"]["mean"] == pytest.approx(whole["elicitation"]["mean"] + whole["reward_design"]["mean"])  # fmt: skip
     assert by_family["coder"]["elicitation"]["sign"] == "gains"
     assert 0.2 < by_family["coder"]["share"]["mean"] < 1
