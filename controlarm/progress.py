@@ -91,7 +91,7 @@ class Progress:
             step = self.steps.get(shard, 0)
             left = (self.protocol.design.num_steps - step) * a_step
             left += sum(s > max(step, 0) for s in self.protocol.evaluation.steps) * an_evaluation
-            left += len(self.shards[shard]) * a_probe
+            left += a_probe
             left += 0.0 if shard in self.steps else a_start
             busy[busy.index(min(busy))] += left
         return max(busy)

@@ -466,15 +466,17 @@ def _probe_bases(shard: Shard, report: Report) -> None:
 def _probe_runs(shard: Shard, state: State, report: Report) -> None:
     """Every run that got to its end."""
     kinds = shard.plan.protocol.probes.kinds
+    if not kinds:
+        return
+    started = time.perf_counter()
     for run, spec in enumerate(shard.specs):
-        if not kinds or not bool(state.active[run]):
+        if not bool(state.active[run]):
             continue
-        started = time.perf_counter()
         subject = _subject(shard, spec, _own(state.weights, run), _own(shard.base, run))
         for kind in kinds:
             path = shard.folder(run) / "probes" / f"{kind}.parquet"
             files.write_table(path, probes.PROBES[kind](subject))
-        report(_progress(shard, state.step, "probed", time.perf_counter() - started))
+    report(_progress(shard, state.step, "probed", time.perf_counter() - started))
 
 
 def _commit(shard: Shard, state: State, journals: Sequence[Journal], finished: bool) -> None:
