@@ -253,7 +253,7 @@ def page(made: Tables) -> Page:
     whole, kept = made["trials"]
     gains = made["gains"]
     found = [
-        f"{READING}; points, over the base but where it is said otherwise.",
+        f"{READING}; points over the base but where another is named.",
         table(
             [_named(row) | {key: shown(row[key]) for key in ("gain", "code_share")}
              | {"over": shown(row["over_placebo"], row["verdict"] or "")} for row in gains],
@@ -266,6 +266,7 @@ def page(made: Tables) -> Page:
             HEADS | PARTS,
         ),
         *(_made_of(gains, family) for family in whole["families"]),
+        _towards(gains, whole["placebo"]),
         "By unit, all problems:",
         table(
             [{"family": name(row["family"]), "pair": Markdown(f"{name(row['compound'])} minus {name(row['minus'])}"),
@@ -291,15 +292,15 @@ def page(made: Tables) -> Page:
     )
     return Page(
         asked=f"How much of the gain of {listed(PLAIN)} is a shift to the better strategy, how much accuracy within it, how much boxes; what is left "
-        f"where code is not paid? Of the problems that {MODEL} gained, these went from words to code: {moved}. {OTHER}, bad at code, gained {bad}. "
-        "Its incorrect labels were on problems of their own, those whose majority label is wrong; here every arm has the same problems: all of them, or those.",
+        f"without pay for code? Of the problems that {MODEL} gained, these went from words to code: {moved}. {OTHER}, bad at code, gained {bad}. "
+        "The paper's incorrect labels had problems of their own, those whose majority label is wrong; here all arms have the same: all, or those.",
         found="\n\n".join(text for text in found if text),
         differs=f"The incorrect label is the most frequent wrong answer: on majority-wrong problems the majority label, as published, elsewhere not. "
-        f"{name(HOME)} is made after the published model, {name(BAD_CODE)} after {OTHER}. {inert(whole['metric'])} is of samples on the same "
-        f"{counted(whole['problems'], 'held-out problem')} in both trials, after {counted(whole['step'], 'step')}; the paper's cells sort greedy completions, our split is of samples. "
+        f"{name(HOME)} is made after the published model, {name(BAD_CODE)} after {OTHER}. Measured is {inert(whole['metric'])} of samples on the same "
+        f"{counted(whole['problems'], 'held-out problem')} in both trials, after {counted(whole['step'], 'step')}; the paper's cells sort greedy completions. "
         f"{counted(whole['runs'] + kept['runs'], 'run')}, {count(whole['failed'] + kept['failed'])} failed.",
         caution=f"A split says what moved, not why. Intervals over {counted(whole['models'], 'model')} are wide, those within them speak of no other model; none is adjusted. "
-        f"A compound also pays for words: read it beside {name(NOT_PAID)}. The restriction leaves fewer problems, seen more often, so the trials differ in more than difficulty.",
+        f"A compound also pays for words: read it beside {name(NOT_PAID)}, and one that pays seldom moves less. The restriction leaves fewer problems, seen more often, so the trials differ in more than difficulty.",
     )  # fmt: skip
 
 
@@ -319,7 +320,7 @@ def _made_of(gains: Sequence[Row], family: str) -> str:
     for row in (row for arm in PLAIN for row in _of(gains, trial=ALL, family=family, arm=arm)):
         parts = ", ".join(
             f"{PARTS[key]} {points(row[key]['mean'])}"
-            for key in PARTS
+            for key in ("share_effect", "accuracy_effect", "format_part")
             if row[key]["mean"] is not None
         )
         paid = (markup.percent(row[key]) for key in ("reward_code", "reward_words"))
@@ -341,9 +342,9 @@ def _taken(made: Tables, family: str) -> str:
             own, beside = rows[arm]["difference"], rows[NOT_PAID]["difference"]
             after = _sign(made["gains"], ALL, family, COMPOUND[arm])
             said.append(
-                f"forbidding code moves {name(arm)} by {points(own['mean'])} ({SAID.get(after or '', after)} then); {name(arm)} adds {points(beside['mean'])} to {name(NOT_PAID)}"
+                f"{name(arm)} {points(own['mean'])} ({SAID.get(after or '', after)} then), and {points(beside['mean'])} over {name(NOT_PAID)}"
             )
-    return f"**{name(family)}**: {'. '.join(said)}." if said else ""
+    return f"**{name(family)}**, forbidding code: {'; '.join(said)}." if said else ""
 
 
 def _restriction(row: Row) -> str:
@@ -353,10 +354,26 @@ def _restriction(row: Row) -> str:
     )
 
 
-def _labels(audit: Sequence[Row]) -> str:
-    right, labelled = (sum(row[key] for row in audit) for key in ("incorrect_is_right", "problems"))
+def _towards(gains: Sequence[Row], placebo: str) -> str:
+    """Whether shares move towards what is paid more, which is all that most of these rewards know."""
+    known = [
+        (row["reward_code"] - row["reward_words"], row["code_share"]["mean"])
+        for row in gains
+        if row["arm"] != placebo
+        and None not in (row["reward_code"], row["reward_words"], row["code_share"]["mean"])
+    ]
+    if not known:
+        return ""
+    along = sum(paid * moved > 0 for paid, moved in known)
     return (
-        f"Of the incorrect labels {share(right, labelled)} are right; of the paper's, {markup.percent(INCORRECT_LABELS_RIGHT)} % were "
+        f"In {share(along, len(known))} rows of the first table but the placebo's, the share of code moved towards the strategy paid more in training."
+    )  # fmt: skip
+
+
+def _labels(audit: Sequence[Row]) -> str:
+    right = sum(row["incorrect_is_right"] for row in audit)
+    return (
+        f"Incorrect labels that are right: {count(right)} in both trials together; of the paper's, {markup.percent(INCORRECT_LABELS_RIGHT)} % "
         f"({LABEL_AUDIT.paper}, arXiv:{LABEL_AUDIT.arxiv})."
     )
 

@@ -153,7 +153,7 @@ def test_what_was_planted_is_told_and_fits_on_a_page(made, records):
     tree = Tree(records[c03.ALL].path.parents[1], {one.path: one for one in records.values()})
     built = {path.name: text for path, text in build(tree, c03.CLAIM).pages.items()}
     assert set(built) == {"CLAIM-03.md", "CLAIM-03.json"}
-    assert "forbidding code moves `format`" in built["CLAIM-03.md"]
+    assert "**`coder`**, forbidding code: `format` " in built["CLAIM-03.md"]
 
 
 NOTHING = "not told apart from the base"
@@ -205,6 +205,18 @@ def test_hostile_names_change_nothing_that_a_reader_of_markdown_does(made, text)
     calm = c03.page(made)
     for one, other in zip(c03.page(renamed(made, names)), calm, strict=True):
         assert kinds(one) == kinds(other)
+
+
+def test_shares_are_counted_along_the_pay_and_the_placebo_is_not():
+    def row(arm: str, code: float | None, words: float | None, moved: float | None) -> dict:
+        return {"arm": arm, "reward_code": code, "reward_words": words, "code_share": {"mean": moved}}  # fmt: skip
+
+    gains = [
+        row("a", 0.9, 0.1, 0.2), row("b", 0.1, 0.9, -0.2), row("c", 0.9, 0.1, -0.2), row("d", 0.5, 0.5, 0.1),
+        row("random", 0.9, 0.1, 0.2), row("e", None, 1.0, 0.0), row("f", 0.1, 0.9, None),
+    ]  # fmt: skip
+    assert "In 2 of 4 (50.0 %) rows" in c03._towards(gains, "random")
+    assert c03._towards(gains[-2:], "random") == ""
 
 
 def test_a_page_is_made_though_arms_are_missing(made):
