@@ -234,11 +234,11 @@ def page(made: Tables) -> Page:
         asked=f"Does the verdict on an arm change between {listed(recipes)} the recipe's rate? The paper has one rate for every reward, {markup.significant(LEARNING_RATE, 2)}, "
         "and no verdicts: that they hang on no particular rate is taken for granted, not claimed.",
         found="\n\n".join(text for text in found if text),
-        differs=f"Small models on {counted(trial['problems'], 'held-out problem')} and rates that fit their size; only the ratio of the rates carries over. "
+        differs=f"Small models, {inert(trial['metric'])} on {counted(trial['problems'], 'held-out problem')} and rates that fit their size; only the ratio of the rates carries over. "
         f"**The number of steps is fixed at {count(trial['step'])} for every rate, so half the rate is also half the training**: an arm that is behind at a low rate may be slower, "
         f"not worse, and nothing here tells those two apart. {counted(trial['runs'], 'run')}, {count(trial['failed'])} failed.",
         caution=f"*Inconclusive* at every rate counts as no change, and is no evidence of stability. Verdicts have edges: of two nearly equal contrasts one may be "
-        f"superior and the other not, so read slopes beside counts. *Equivalent* means within {points(trial['margin'])} points either way. {counted(trial['primary'], 'comparison')} a rate are primary and "
+        f"superior and the other not, so read slopes beside counts. *Equivalent* means within {markup.percent(trial['margin'])} points either way. {counted(trial['primary'], 'comparison')} a rate are primary and "
         f"adjusted, the others exploratory. Intervals over {counted(trial['models'], 'model')} are wide; those within speak of these models only.",
     )  # fmt: skip
 
