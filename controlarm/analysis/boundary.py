@@ -82,18 +82,24 @@ def _wins(count: int, rivals: tuple[int, ...], silent: int, k: int) -> float:
     """In how many k-subsets an answer given ``count`` times has the plurality; of a tie among t answers, 1/t.
 
     ``rivals`` are the other answers' counts; ``silent`` samples do not vote. Subsets are counted as products of polynomials, by size and
-    number of tied rivals.
+    number of tied rivals. Rivals that are too few to tie are as good as silent: however many of them are drawn, they cannot win.
     """
     total = 0.0
     for votes in range(1, min(count, k) + 1):
+        strong = [rival for rival in rivals if rival >= votes]
+        harmless = silent + sum(rival for rival in rivals if rival < votes)
         ways: Counter[tuple[int, int]] = Counter({(k - votes, 0): 1})
-        for n, most, tie in (*((rival, votes, votes) for rival in rivals), (silent, k, None)):
+        for place, n in enumerate(strong, start=1):
+            room = harmless + votes * (len(strong) - place)
             more: Counter[tuple[int, int]] = Counter()
             for (left, ties), count_so_far in ways.items():
-                for taken in range(min(n, most, left) + 1):
-                    more[left - taken, ties + (taken == tie)] += count_so_far * comb(n, taken)
+                for taken in range(max(0, left - room), min(votes, left) + 1):
+                    more[left - taken, ties + (taken == votes)] += count_so_far * comb(n, taken)
             ways = more
-        whole = sum(w / (1 + ties) for (left, ties), w in ways.items() if left == 0)
+        by_ties: Counter[int] = Counter()
+        for (left, ties), number in ways.items():
+            by_ties[ties] += number * comb(harmless, left)
+        whole = sum(number / (1 + ties) for ties, number in sorted(by_ties.items()))
         total += comb(count, votes) * whole
     return total
 
