@@ -347,7 +347,7 @@ def world(**signs: tuple[float, float]) -> dict:
     accuracies = {"gain": ("clipped", 40), "bare": ("unclipped", 40), "small": ("small", 320)}
     pair = {"first": "clipped", "second": "unclipped"}
     return {
-        "trial": [{"step": 40, "last": 320, "margin": 0.02}],
+        "trial": [{"step": 40, "last": 320, "margin": 0.02, "base_token_probability": 0.85}],
         "changes": [
             row(key, recipe=recipe, step=step, outcome="accuracy")
             for key, (recipe, step) in accuracies.items()
@@ -373,6 +373,7 @@ UP, DOWN, NONE = (0.01, 0.1), (-0.1, -0.01), (-0.01, 0.015)
         (world(token_probability=UP, sharpening=DOWN), "not at this scale"),
         (world(sharpening=DOWN), "refuted in miniature"),
         (world(sharpening=NONE, token_probability=NONE), "refuted in miniature"),
+        (world(sharpening=(0, 0), token_probability=(0, 0)), "not at this scale"),
         (world(sharpening=NONE), "not at this scale"),
         (world(gain=UP), "not at this scale"),
         (world(), "not at this scale"),
@@ -380,6 +381,15 @@ UP, DOWN, NONE = (0.01, 0.1), (-0.1, -0.01), (-0.01, 0.015)
 )
 def test_the_verdict_follows_the_rule(made, verdict):
     assert c.finding(made).verdict == verdict
+
+
+def test_a_margin_of_probability_shrinks_with_the_room_above_the_base():
+    made = world(sharpening=NONE, token_probability=NONE)
+    (trial,) = made["trial"]
+    assert c.margin_of(trial, "token_probability") == pytest.approx(c.margin_of(trial, "accuracy"))
+    trial["base_token_probability"] = 0.985
+    assert c.margin_of(trial, "token_probability") == pytest.approx(0.002)
+    assert c.finding(made).verdict == "not at this scale"
 
 
 def without_intervals(rows: list[dict]) -> list[dict]:
