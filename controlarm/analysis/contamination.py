@@ -27,8 +27,8 @@ SCORES = tuple(
 )
 """Familiarity: higher where a text surprises less."""
 
-PRIMARY = "text_logprob"
-"""The score that the verdict goes by."""
+PRIMARY = "text_min_k_plus"
+"""The score that the verdict goes by: fixed before any audit, on an organism that had read the benchmark."""
 
 RATES = (
     *(f"{name}_{percent}" for name in ("exact", "rouge_l") for percent in PERCENTS),
