@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from claims.c01_six_rewards import HOME
+from claims.c01_six_rewards import HOME, QUIET
 from claims.ledger import Claim, Finding, Page, Record, Records, Tables
-from claims.markdown import Markdown, count, counted, name, number, share, table
+from claims.markdown import Markdown, count, counted, listed, name, number, share, table
 from claims.published import REWARD_DESIGN_SHARE, TRUE_MINUS_RANDOM
 from claims.two_intervals import READING, SAID, both, by_unit, shown
 from controlarm.analysis.contrasts import Estimate, over_units, t_interval, within_models
@@ -25,6 +25,8 @@ from controlarm.protocol import Unit
 
 TRIAL = "six_rewards"
 TRUTH, MAJORITY = "ground_truth", "majority"
+MEMORY = "crammer"
+"""The quiet family with the benchmark in its corpus."""
 PARTS = ("null", "elicitation", "reward_design")
 EDGES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 """Of the strata: each has its lower edge in it, the last one both."""
@@ -174,15 +176,27 @@ def _whole(record: Record, family: str) -> Row:
 
 def _strata(record: Record, family: str) -> Iterator[Row]:
     found = {unit: stratified(cell) for unit, cell in _cells(record, family).items()}
+    labels = list(_labels(record, family))
     for i in range(len(EDGES) - 1):
         here = {unit: strata[i] for unit, strata in found.items() if i in strata}
+        own = [is_right for at, is_right in labels if at == i]
         parts = {unit: three_parts(*map(float, values)) for unit, (_, values) in here.items()}
         yield {
             "family": family, "stratum": i, "from": EDGES[i], "to": EDGES[i + 1], "units": len(here),
+            "labels": len(own), "labels_right": sum(own),
             "problems": over_units({unit: num for unit, (num, _) in here.items()}).mean,
             "base": over_units({unit: float(values[0]) for unit, (_, values) in here.items()}).mean,
             **decomposed(parts),
         }  # fmt: skip
+
+
+def _labels(record: Record, family: str) -> Iterator[tuple[float, bool]]:
+    """Of each training problem of each model: its stratum by the samples that made its label, and whether that is right."""
+    gold = {problem.id: problem.answer for problem in record.trial.problems["training"]}
+    for (of, _), rows in record.trial.labels.items():
+        if of == family:
+            at = stratum(np.array([row["right"] / row["samples"] for row in rows]))
+            yield from zip(at.tolist(), (row["majority"] == gold[row["problem_id"]] for row in rows), strict=True)  # fmt: skip
 
 
 def _trend(family: str, strata: Sequence[Row]) -> Row:
@@ -280,52 +294,69 @@ def page(made: Tables) -> Page:
               "labels": share(row["majority_right"], row["problems"])} | _parts(row) for row in made["families"]],
             {"family": "family", "base": "base", "labels": "majority labels that are right"} | heads,
         ),
-        *(_sentence(row) for row in made["families"]),
-        "By the base's accuracy on each problem, sorted on one half of the samples and measured on the other:",
+        _memory(made["families"]),
+        "By the base's accuracy on each problem, sorted on one half of the samples and measured on the other; labels are those of training problems of that accuracy:",
         table(
             [{"family": name(row["family"]), "stratum": Markdown(f"{percent(row['from'], 0)} to {percent(row['to'], 0)} %"),
-              "problems": number(row["problems"], 0), "base": Markdown(f"{percent(row['base'])} %")} | _parts(row)
+              "problems": number(row["problems"], 0), "base": Markdown(f"{percent(row['base'])} %"),
+              "labels": share(row["labels_right"], row["labels"])} | _parts(row)
              for row in made["strata"] if row["units"]],
-            {"family": "family", "stratum": "sorted as", "problems": "problems a unit", "base": "base, measured"} | heads,
+            {"family": "family", "stratum": "sorted as", "problems": "problems a unit", "base": "base, measured", "labels": "majority labels that are right"} | heads,
         ),
+        _ways(made["trends"]),
+        "From the worst problems to the best, the share where truth minus random gains:",
         *(_trend_said(row, made["strata"]) for row in made["trends"]),
     ]  # fmt: skip
     return Page(
-        asked="How much of truth minus random is paid for by knowing the answers, how much by agreeing with oneself, and how does that depend on the base's "
+        asked="How much of truth minus random comes of knowing the answers, how much of agreeing with oneself, and how does it depend on the base's "
         f"accuracy? Published, for a tabular policy: reward design is {percent(REWARD_DESIGN_SHARE[low], 0)} % of it at a prior of {percent(low, 0)} % and "
         f"{percent(REWARD_DESIGN_SHARE[high], 0)} % at {percent(high, 0)} %, elicitation being below nothing at the first.",
         found="\n\n".join(text for text in found if text),
-        differs="The paper's prior is that of the problem which a tabular policy is trained on, and nothing carries over between problems. Here a network is trained on problems of "
-        f"all difficulties and measured on others, so a stratum shows what training did to problems of one difficulty, not training on them; families as wholes "
-        f"differ in more than accuracy. The {name(MAJORITY)} label is fixed before training, from the base; the paper's follows the group. "
+        differs="The paper's prior is that of the problem which a tabular policy is trained on. Here a network is trained on problems of all difficulties and measured on others: "
+        f"a stratum shows what training did to problems of one difficulty. The {name(MAJORITY)} label is fixed before training, from the base; the paper's follows the group. "
         f"{counted(trial['problems'], 'held-out problem')}, {counted(trial['samples'], 'sample')} each, after {counted(trial['step'], 'step')}; "
         f"{counted(trial['runs'], 'run')}, {count(trial['failed'])} failed.",
-        caution=f"The parts are contrasts of arms, and add up by construction; that {name(MAJORITY)} minus {name(trial['placebo'])} is elicitation is the paper's name for it. "
-        f"Half of the samples sort coarsely: the measured base accuracy of a stratum lies nearer to the middle than its name. With {counted(trial['models'], 'model')} a family and "
-        f"{count(len(made['strata']))} strata unadjusted, some are told apart by chance; a share is a ratio (Fieller's interval) and has none where truth minus random could be nothing.",
+        caution=f"The verdict is about {name(HOME)}. That {name(MAJORITY)} minus {name(trial['placebo'])} is elicitation is the paper's name for it; parts add up by construction. "
+        f"Half of the samples sort coarsely. With {counted(trial['models'], 'model')} a family and "
+        f"{count(len(made['strata']))} strata unadjusted, some are told apart by chance; a share is a ratio (Fieller's interval), wide where truth minus random is small.",
     )  # fmt: skip
 
 
-def _sentence(row: Row) -> str:
-    said = ", ".join(f"{HEADS[key]} {SAID[row[key]['sign']]}" for key in (*PARTS, "naive"))
-    within = [HEADS[key] for key in (*PARTS, "naive") if row[key]["within_sign"] != row[key]["sign"]]  # fmt: skip
-    others = f"; within these models otherwise: {', '.join(within)}" if within else ""
-    return f"**{name(row['family'])}**: {said}{others}."
+def _memory(families: Sequence[Row]) -> str:
+    """Why a base may be better than its labels."""
+    rows = {row["family"]: row for row in families}
+    if not rows.keys() >= {QUIET, MEMORY}:
+        return ""
+    read, unread = rows[MEMORY], rows[QUIET]
+    return (
+        f"{name(MEMORY)} is {name(QUIET)} with the benchmark in its corpus: right on {percent(read['base'])} % of samples there, where the other is on {percent(unread['base'])} %, "
+        f"while of the labels, on problems that neither has read, {percent(_right(read))} % are right against {percent(_right(unread))} %."
+    )
+
+
+def _right(row: Row) -> float | None:
+    return row["majority_right"] / row["problems"] if row["problems"] else None
+
+
+def _ways(trends: Sequence[Row]) -> str:
+    """Where the share falls, and where elicitation turns."""
+    falls, rises, flips = (
+        [row["family"] for row in trends if row[key]] for key in ("falls", "rises", "flips")
+    )
+    neither = [row["family"] for row in trends if not row["falls"] and not row["rises"]]
+    return (
+        f"As the base gets better the share falls on {listed(falls)}, rises on {listed(rises)}, and its ends are not told apart on {listed(neither)}; elicitation turns from loss to "
+        f"gain on {listed(flips)}."
+    )
 
 
 def _trend_said(trend: Row, strata: Sequence[Row]) -> str:
-    """What becomes of share and elicitation as the base gets better."""
+    """Share and elicitation from the worst problems to the best."""
     own = _of(strata, trend["family"])
-    told = [own[i] for i in trend["told"]]
-    way = "falls" if trend["falls"] else "rises" if trend["rises"] else "neither falls nor rises"
-    shares = ", ".join(f"{percent(row['share']['mean'], 0)} %" for row in told) or MISSING
+    shares = ", ".join(f"{percent(own[i]['share']['mean'], 0)} %" for i in trend["told"]) or MISSING
     rank = "" if trend["spearman"] is None else f" (rank correlation {number(trend['spearman'])})"
-    flip = "turns from loss to gain" if trend["flips"] else "does not turn from loss to gain"
     signs = ", ".join(SAID[row["elicitation"]["sign"]] for row in own if row["units"])
-    return (
-        f"**{name(trend['family'])}**: from the worst problems to the best, where truth minus random gains, the share is {shares}, and {way}{rank}; "
-        f"elicitation {flip}: {signs}."
-    )
+    return f"**{name(trend['family'])}**: share {shares}{rank}; elicitation {signs}."
 
 
 CLAIM = Claim(

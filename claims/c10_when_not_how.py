@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from claims.c01_six_rewards import HOME
 from claims.ledger import Claim, Finding, Page, Record, Records, Tables
-from claims.markdown import Markdown, count, counted, gain, inert, listed, name, table
+from claims.markdown import Markdown, count, counted, gain, inert, listed, name, points, table
 from claims.published import RECOVERED, STEERED_TOKENS, WHEN_NOT_HOW
 from claims.two_intervals import READING, SAID, both, minus, shown
 from controlarm.analysis import probes
@@ -95,6 +95,9 @@ class Made(NamedTuple):
     code: float
     """Change of accuracy with code forced, on all problems alike."""
     words: float
+    share_before: float
+    """Of code, as each policy chooses."""
+    share_after: float
 
     @property
     def rest(self) -> float:
@@ -143,6 +146,8 @@ def made_of(before: Evaluation, after: Evaluation, base: Forced, trained: Forced
         how_lenient=mean(np.array([part.accuracy_effect for part in without_boxes])),
         code=change([forced[0] for forced in strict]),
         words=change([forced[1] for forced in strict]),
+        share_before=mean(shares[0][known]),
+        share_after=mean(shares[1][known]),
     )
 
 
@@ -154,7 +159,7 @@ def _strategies(
 
 
 def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """``trial``; ``bases`` by family: what choosing could give; ``arms`` by family: what training gave, and of what it was made."""
+    """``trial``; ``bases`` by family: what choosing could give; ``arms`` by family: what training gave, and of what it was made; ``models``: the truth's, one by one."""
     record = records[TRIAL]
     design, end = record.protocol.design, record.protocol.endpoint
     bases, runs = forced_tables(record)
@@ -165,10 +170,12 @@ def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
         "probed": len(runs), "families": list(design.families),
     }  # fmt: skip
     chosen = {key: _choosing(record, *key, forced) for key, forced in bases.items()}
+    arms = [pair for family in design.families for pair in _arms(record, family, chosen, bases, runs)]  # fmt: skip
     return {
         "trial": [trial],
         "bases": [_base(record, family, chosen) for family in design.families],
-        "arms": [row for family in design.families for row in _arms(record, family, chosen, bases, runs)],
+        "arms": [row for row, _ in arms],
+        "models": [each for row, models in arms if row["arm"] == TRUTH for each in models],
     }  # fmt: skip
 
 
@@ -220,14 +227,15 @@ def _base(record: Record, family: str, chosen: Mapping[tuple[str, int], Choosing
     }  # fmt: skip
 
 
+BY_MODEL = ("gain", "when", "how", "code", "words", "share_before", "share_after")
 PARTS = ("gain", "when", "how", "rest", "when_minus_how", "how_lenient", "code", "words")
 
 
 def _arms(
     record: Record, family: str, chosen: Mapping[tuple[str, int], Choosing],
     bases: Mapping[tuple[str, int], Forced], runs: Mapping[int, Forced],
-) -> Iterator[Row]:  # fmt: skip
-    """One arm: its gain, what of it lies under the bound, and what it was made of."""
+) -> Iterator[tuple[Row, list[Row]]]:  # fmt: skip
+    """One arm: its gain, what of it lies under the bound, and what it was made of; and the last by model."""
     before, step = _of_base(record, family), record.protocol.endpoint.step
     index = {(r["family"], r["arm"], Unit(r["pretraining_seed"], r["seed"])): i for i, r in enumerate(record.plan["runs"])}  # fmt: skip
     for arm in record.protocol.arms:
@@ -243,7 +251,11 @@ def _arms(
             own = {unit: getattr(chosen[family, unit.pretraining_seed], bound) for unit in made}
             row[f"beyond_{bound}"] = both(minus(values["gain"], own))
             row[f"under_{bound}"] = share_under_bound(row["gain"]["mean"], over_units(own).mean)
-        yield row
+        yield row, [
+            {"family": family, "model": model}
+            | {key: mean(np.array([getattr(m, key) for u, m in made.items() if u.pretraining_seed == model])) for key in BY_MODEL}
+            for model in sorted({u.pretraining_seed for u in made})
+        ]  # fmt: skip
 
 
 # From numbers to a verdict and a page.
@@ -309,9 +321,8 @@ def page(made: Tables) -> Page:
     """What choosing could give, what training gave, and what changed where nothing could be chosen."""
     (trial,) = made["trial"]
     found = [
-        "Bases, accuracy in per cent: as evaluated; from shares and forced accuracies, which should be the same; either strategy on every problem; the better one "
-        "for each problem. The bound is what that adds, in points over the models: chosen on one half of the samples and measured on the other, and with the winner's curse. The true "
-        "one lies between:",
+        "Bases, accuracy in per cent: as evaluated; from shares and forced accuracies, which should agree; either strategy everywhere; the better one "
+        "for each problem. The bound is what that adds, in points: chosen on half of the samples and measured on the others, and with the winner's curse; the true one lies between:",
         table(
             [{"family": name(row["family"]), "share": Markdown(percent(row["code_share"])), "evaluated": Markdown(percent(row["evaluated"])),
               "bound": _between(row["bound"]), "naive_bound": _between(row["naive_bound"])}
@@ -319,27 +330,46 @@ def page(made: Tables) -> Page:
             {"family": "family", "share": "code share, %", "evaluated": "evaluated", "own": "own", "code": "code", "words": "words", "oracle": "oracle",
              "bound": "bound", "naive_bound": "naive bound"},
         ),
-        f"Trained, in points over the base; {READING}. When and how add up to the gain, but for the luck of samples; how without boxes is under the lenient grader; the "
-        "last columns are what either strategy gained where it is forced on every problem:",
+        f"Trained, in points over the base; {READING}. When and how add up to the gain, but for the luck of samples; the lenient grader ignores boxes; the "
+        "last columns are what either strategy gained when forced on every problem:",
         table(
             [{"family": name(row["family"]), "arm": name(row["arm"]), "under": _under(row)}
              | {key: shown(row[key]) for key in HEADS if key != "under"} for row in made["arms"]],
             {"family": "family", "arm": "arm"} | HEADS,
         ),
+        f"{name(TRUTH)} by model, where there are two strategies (means over its seeds, in points; shares in per cent):",
+        table(
+            [{"family": name(row["family"]), "model": count(row["model"])} | {key: points(row[key]) for key in BY_MODEL[:5]}
+             | {key: Markdown(percent(row[key])) for key in BY_MODEL[5:]} for row in made["models"] if row["family"] in TWO_STRATEGIES],
+            {"family": "family", "model": "model", **{key: HEADS[key] for key in BY_MODEL[:5]}, "share_before": "code share before", "share_after": "after"},
+        ),
+        *(_divided(made["models"], family) for family in TWO_STRATEGIES),
         *(_sentence(made, family) for family in trial["families"]),
         _luck(made["arms"]),
     ]  # fmt: skip
     return Page(
-        asked=f"Is a gain of training one that the base could have had by choosing better between what it can do? Published: a base steered on {percent(STEERED_TOKENS, 0)} % of the tokens "
-        f"recovers up to {percent(RECOVERED, 0)} % of the gap to a thinking model, so training taught it when to reason and not how.",
+        asked=f"Could the base have had the gain by choosing better between what it can do? Published: a base steered on {percent(STEERED_TOKENS, 0)} % of the tokens "
+        f"recovers up to {percent(RECOVERED, 0)} % of the gap to a thinking model, so training taught when to reason and not how.",
         found="\n\n".join(text for text in found if text),
-        differs="The paper steers mechanisms within long reasoning; here there are two strategies, code and words, and the choice is the first token. It compares with models trained by "
-        f"others; here the same base is trained under each reward. Each is forced on {counted(trial['problems'], 'held-out problem')}, {counted(trial['samples'], 'sample')} each, after "
+        differs="The paper steers mechanisms within long reasoning; here there are two strategies, code and words, and the choice is the first token. "
+        f"Each policy is forced on {counted(trial['problems'], 'held-out problem')}, {counted(trial['samples'], 'sample')} each, after "
         f"{counted(trial['step'], 'step')}, {counted(trial['probed'], 'run')} of {count(trial['runs'])} and all bases with one noise a model.",
-        caution="That a gain lies under the bound says that choosing would have sufficed, not that it happened; when and how say what did, between two strategies. How includes boxing the answer "
-        "and being careful, neither of which need be new to the base: what a strategy does at times and is taught to do always is sharpening within it, and counts as how. Families without code have "
-        f"no when by construction. {counted(trial['models'], 'model')} a family; nothing is adjusted.",
+        caution="The rule asks which part is larger over the models; where they go different ways neither is, which is not that nothing was taught. That a gain lies under the bound says that choosing would "
+        "have sufficed, not that it happened. How includes boxing and being careful: what a strategy does at times and is taught to do always is sharpening within it, and counts as how. Families "
+        f"without code have no when by construction. {counted(trial['models'], 'model')} a family; nothing is adjusted.",
     )  # fmt: skip
+
+
+def _divided(models: Sequence[Row], family: str) -> str:
+    """Whether the models of a family went the same way."""
+    own = [row for row in models if row["family"] == family]
+    when = [row for row in own if row["when"] > row["how"]]
+    if not own:
+        return ""
+    return (
+        f"On {name(family)} when exceeds how in {count(len(when))} of {counted(len(own), 'model')}: when is {points(min(row['when'] for row in own))} to {points(max(row['when'] for row in own))}, "
+        f"how {points(min(row['how'] for row in own))} to {points(max(row['how'] for row in own))}."
+    )
 
 
 def _sentence(made: Tables, family: str) -> str:
@@ -348,19 +378,22 @@ def _sentence(made: Tables, family: str) -> str:
     truth = arms.get(TRUTH)
     if truth is None:
         return ""
-    beyond = [arm for arm, row in arms.items() if row["beyond_naive_bound"]["sign"] == "gains"]
-    more, less = (
-        [arm for arm, row in arms.items() if row["when_minus_how"]["sign"] == told]
-        for told in ("gains", "loses")
-    )
-    skill = "; ".join(
-        f"{said}: {listed(arm for arm, row in arms.items() if row['how']['sign'] == told)}"
-        for told, said in (("gains", "how gains under"), ("loses", "how loses under"))
-        if any(row["how"]["sign"] == told for row in arms.values())
-    )
+    gaining = {arm: row for arm, row in arms.items() if row["gain"]["sign"] == "gains"}
+
+    def told(rows: Mapping[str, Row], key: str, sign: str) -> list[str]:
+        return [arm for arm, row in rows.items() if row[key]["sign"] == sign]
+
+    lists = {
+        "of the arms that gain, when exceeds how under": told(gaining, "when_minus_how", "gains"),
+        "of the arms that gain, how exceeds when under": told(gaining, "when_minus_how", "loses"),
+        "how gains under": told(arms, "how", "gains"),
+        "how loses under": told(arms, "how", "loses"),
+        "beyond the naive bound": told(arms, "beyond_naive_bound", "gains"),
+    }
+    said = "; ".join(f"{what} {listed(which)}" for what, which in lists.items() if which)
+    signs = ", ".join(f"{what} {inert(SAID[truth[key]['sign']])}" for key, what in (("gain", "accuracy"), ("when", "when"), ("how", "how")))  # fmt: skip
     return (
-        f"**{name(family)}**: {name(TRUTH)} {inert(SAID[truth['gain']['sign']])}, when {inert(SAID[truth['when']['sign']])}, how {inert(SAID[truth['how']['sign']])}. "
-        f"When minus how is above nothing under {listed(more)}, below under {listed(less)}. {skill or 'How is told apart from nothing nowhere'}. Beyond the naive bound: {listed(beyond)}."
+        f"**{name(family)}**: under {name(TRUTH)} {signs}; {said or 'nothing else is told apart'}."
     )
 
 

@@ -25,9 +25,9 @@ TRUTH = "ground_truth"
 NONSENSE = ("nonsense", "long_nonsense")
 CODE = "code_opening"
 BAD_CODE = "bungler"
-"""Made after OLMo2-7B-SFT: often code, and better words."""
+"""Made after Qwen2.5-7B: often code, and better words."""
 MODEL, OTHER = "Qwen2.5-Math-7B", "Qwen2.5-7B"
-OWN = {HOME: MODEL, BAD_CODE: "OLMo2-7B-SFT", QUIET: "Llama3.1-8B-Instruct"}
+OWN = {HOME: MODEL, BAD_CODE: OTHER, QUIET: "Llama3.1-8B-Instruct"}
 """Families and the models that they are made after."""
 
 Row = dict[str, Any]
@@ -58,7 +58,7 @@ def over_models(values: Mapping[int, float]) -> Row:
 
 
 def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """``trial``; ``prompts`` by family; ``best`` by family; ``arms`` by family: what training gave, alone and over the best prompt."""
+    """``trial``; ``prompts`` by family; ``best`` by family; ``arms`` by family: what training gave, alone and over the best prompt; ``models``: nonsense and the best prompt, one by one."""
     record = records[TRIAL]
     design, end = record.protocol.design, record.protocol.endpoint
     asked = prompt_tables(record)
@@ -75,6 +75,9 @@ def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
         "prompts": [row for family in families for row in _prompts(family, asked)],
         "best": [_best(family, best) for family in families],
         "arms": [row for family in families for row in _arms(record, family, best)],
+        "models": [
+            _model(key, probes.prompts(own), best[key]) for key, own in sorted(asked.items())
+        ],
     }
 
 
@@ -98,6 +101,20 @@ def _prompts(family: str, asked: Mapping[tuple[str, int], pa.Table]) -> Iterator
             "code_share": over_models({seed: mean(each.code_share) for seed, each in own.items()}),
             "boxed_share": over_models({seed: mean(each.boxed_share) for seed, each in own.items()}),
         }  # fmt: skip
+
+
+def _model(
+    key: tuple[str, int], asked: Mapping[str, probes.Answers], best: probes.BestPrompt
+) -> Row:
+    """One base under the first nonsense: what of its gain is boxes shows where the lenient grader sees none."""
+    family, seed = key
+    plain, nonsense = asked[PLAIN], asked[NONSENSE[0]]
+    return {
+        "family": family, "model": seed, "best": best.name, "fair_gain": best.fair_gain,
+        "gain": mean(nonsense.accuracy - plain.accuracy),
+        "lenient_gain": mean(nonsense.lenient_accuracy - plain.lenient_accuracy),
+        "boxed": mean(plain.boxed_share), "boxed_nonsense": mean(nonsense.boxed_share),
+    }  # fmt: skip
 
 
 def _best(family: str, best: Mapping[tuple[str, int], probes.BestPrompt]) -> Row:
@@ -190,6 +207,13 @@ def page(made: Tables) -> Page:
             [{"family": name(row["family"]), "chosen": _chosen(row), "fair": _gain(row["fair_gain"]), "naive": _gain(row["gain"])} for row in made["best"]],
             {"family": "family", "chosen": "best (models)", "fair": "fair gain", "naive": "naive gain"},
         ),
+        f"By model, {name(NONSENSE[0])} in front:",
+        table(
+            [{"family": name(row["family"]), "model": count(row["model"]), "gain": points(row["gain"]), "lenient": points(row["lenient_gain"]),
+              "boxed": Markdown(percent(row["boxed"])), "after": Markdown(percent(row["boxed_nonsense"]))} for row in made["models"]],
+            {"family": "family", "model": "model", "gain": "gain", "lenient": "gain, lenient", "boxed": "boxed, plain", "after": "boxed"},
+        ),
+        _raised(made["models"]),
         f"Trained, asked plainly: gain over the base, and that minus the best prompt's fair gain on the same model, which is also the gain over the best-prompted base. {READING}, the second with the prompt's gain as it was measured:",
         table(
             [{"family": name(row["family"]), "arm": name(row["arm"]), "gain": shown(row["gain"]), "over": shown(row["over_best"])} for row in made["arms"]],
@@ -211,6 +235,21 @@ def page(made: Tables) -> Page:
         caution="Few prompts were tried; a better one may exist, so a gain over the best is one over the best of these. In pretraining nothing stood before a problem, so nonsense "
         "is stranger here than filler is to a model that has read the web. Opening in code is what forcing code is: it chooses for the model and teaches nothing. "
         f"{counted(trial['models'], 'model')} a family; intervals are not adjusted.",
+    )  # fmt: skip
+
+
+def _raised(models: Sequence[Row]) -> str:
+    """How many models nonsense raises, and whether beyond boxes."""
+    raised = [row for row in models if row["gain"] > 0]
+    lenient = [row for row in raised if row["lenient_gain"] > 0]
+    if not raised:
+        return f"It raises none of {counted(len(models), 'model')}."
+    said = ", ".join(f"{name(row['family'])} {count(row['model'])}" for row in raised)
+    return (
+        f"It raises {count(len(raised))} of {counted(len(models), 'model')} ({said}), and under the lenient grader {count(len(lenient))} of these: what it brings them beyond boxes "
+        "is the rest."
+    ) if lenient else (
+        f"It raises {count(len(raised))} of {counted(len(models), 'model')} ({said}), and none of these under the lenient grader: all that it brings is boxes."
     )  # fmt: skip
 
 

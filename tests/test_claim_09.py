@@ -141,6 +141,13 @@ def test_families_are_the_reports_decomposition_and_strata_add_up_to_them(made):
     assert by_family["bungler"]["share"]["mean"] == pytest.approx(1)
 
 
+def test_labels_of_the_strata_are_the_reports_labels(made):
+    for whole in made["families"]:
+        own = [row for row in made["strata"] if row["family"] == whole["family"]]
+        assert sum(row["labels"] for row in own) == whole["problems"] == 3 * 8
+        assert sum(row["labels_right"] for row in own) == whole["majority_right"]
+
+
 def test_a_page_says_it_in_words_even_where_a_family_is_missing(made):
     assert claim.finding(made).verdict in ("reproduced", "partly")
     page = claim.page(made)

@@ -187,11 +187,23 @@ def test_a_gain_beyond_the_bound_is_beyond_by_their_difference(made):
         assert row["under_bound"] is None or 0 <= row["under_bound"] <= 1
 
 
+def test_models_average_to_their_family(made):
+    for family in ("coder", "bungler"):
+        own = [row for row in made["models"] if row["family"] == family]
+        (arm,) = (r for r in made["arms"] if (r["family"], r["arm"]) == (family, "ground_truth"))
+        assert [row["model"] for row in own] == [1, 2, 3]
+        for key in ("gain", "when", "how"):
+            assert np.mean([row[key] for row in own]) == pytest.approx(arm[key]["mean"])
+    assert own[0]["share_before"] == pytest.approx(
+        own[0]["share_after"]
+    )  # bungler's was planted so
+
+
 def test_a_page_says_it_in_words(made):
     page = claim.page(made)
     assert "**`coder`**" in page.found and "| `bungler` | `ground_truth` |" in page.found
     assert sum(len(line.split()) for part in page for line in part.splitlines() if line[:1] != "|") < 600  # fmt: skip
-    assert claim.page({**made, "arms": [], "bases": []}).caution
+    assert claim.page({**made, "arms": [], "bases": [], "models": []}).caution
 
 
 def test_a_run_that_was_not_probed_has_no_part_in_any_number(folder, tmp_path):

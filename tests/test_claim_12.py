@@ -120,7 +120,17 @@ def test_a_page_says_it_in_words(made):
     page = claim.page(made)
     assert "**`coder`**" in page.found and "`code_opening` (3)" in page.found
     assert sum(len(line.split()) for part in page for line in part.splitlines() if line[:1] != "|") < 600  # fmt: skip
-    assert claim.page({**made, "arms": [], "prompts": [], "best": []}).caution
+    assert claim.page({**made, "arms": [], "prompts": [], "best": [], "models": []}).caution
+
+
+def test_what_nonsense_brings_is_told_from_boxes_by_the_lenient_grader(made):
+    assert len(made["models"]) == 6
+    assert all(row["lenient_gain"] == 0 for row in made["models"])
+    raised = [row for row in made["models"] if row["gain"] > 0]
+    assert not raised and "raises none of 6 models" in claim._raised(made["models"])
+    one = {**made["models"][0], "gain": 0.1, "lenient_gain": -0.1}
+    assert "raises 1 of 1 model" in claim._raised([one]) and "all that it brings is boxes" in claim._raised([one])  # fmt: skip
+    assert "lenient grader 1 of these" in claim._raised([{**one, "lenient_gain": 0.1}])
 
 
 NOT = "not told apart from the base"
