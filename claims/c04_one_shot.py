@@ -90,12 +90,13 @@ def difference(
 
 
 def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """``trial``, ``example`` by model, ``gains`` and ``curve`` by arm, ``labels`` in pairs, ``saturation`` and ``strategies`` by arm, ``terms`` by recipe."""
+    """``trial``, ``example`` by model, ``gains``, ``by_model`` and ``curve`` by arm, ``labels`` in pairs, ``saturation`` and ``strategies`` by arm, ``terms`` by recipe."""
     trial, terms, choice = (records[key].trial for key in (TRIAL, TERMS, CHOICE))
     return {
         "trial": [_design(trial, terms, choice)],
         "example": _example(trial),
         "gains": _gains(trial),
+        "by_model": list(_by_model(trial)),
         "curve": list(_curve(trial)),
         "labels": _labels(trial),
         "saturation": [_saturation(trial, arm) for arm in _single(trial)],
@@ -166,6 +167,17 @@ def _gains(trial: Trial) -> list[Row]:
         row["of_full"] = own["mean"] / full["mean"] if full["mean"] > 0 else None
         rows.append(row)
     return rows
+
+
+def _by_model(trial: Trial) -> Iterator[Row]:
+    """Gain over the base of each pretrained model, mean over its training seeds."""
+    end = trial.protocol.endpoint
+    (recipe,) = trial.protocol.recipes
+    for arm in trial.protocol.arms:
+        own = difference(trial, recipe, arm, BASE, end.step, end.metric)
+        for model in sorted({unit.pretraining_seed for unit in own}):
+            values = [value for unit, value in own.items() if unit.pretraining_seed == model]
+            yield {"arm": arm, "pretraining_seed": model, "gain": mean(np.array(values)), "units": len(values)}  # fmt: skip
 
 
 def _curve(trial: Trial) -> Iterator[Row]:
@@ -393,22 +405,39 @@ def _gains_table(made: Tables, trial: Row) -> Markdown:
         "arm": "arm", "gain": "gain over base", "within": "within these models",
         "placebo": f"over {name(trial['placebo'])}", "of": "part of the full set's",
     }  # fmt: skip
+    models = [points(row["gain"]) for row in made["by_model"] if row["arm"] == ONE]
     return Markdown(
-        f"Gain in points after {counted(trial['step'], 'step')}, with 95 % intervals over models and within them:\n\n{table(rows, heads)}"
+        f"Gain in points after {counted(trial['step'], 'step')}, with 95 % intervals over models and within them:\n\n{table(rows, heads)}\n\n"
+        f"Model by model {name(ONE)} gains {', '.join(models)}."
     )
 
 
 def _why(made: Tables) -> str:
-    """Kitagawa's parts of one problem and of the full set."""
-    parts = _by(made["strategies"], "arm")
+    """Kitagawa's parts of one problem and of the full set, and what each had when the one problem was solved."""
+    parts, solved = _by(made["strategies"], "arm"), _by(made["saturation"], "arm")[ONE]
     said = (
-        f"{name(arm)}: {points(row['share_effect'])} by writing code more or less often (its share went from {points_of(row['code_share_before'])} to "
-        f"{points_of(row['code_share_after'])} %), {points(row['accuracy_effect'])} by being right more often within a strategy (boxes from "
-        f"{points_of(row['boxed_share_before'])} to {points_of(row['boxed_share_after'])} %)"
+        f"{name(arm)} {points(row['share_effect'])} by writing code more often ({points_of(row['code_share_before'])} % to "
+        f"{points_of(row['code_share_after'])} %), {points(row['accuracy_effect'])} by being right more often within a strategy"
         for arm in (FULL, ONE)
         if (row := parts.get(arm))
     )
-    return f"Where the gains sit: {'; '.join(said)}."
+    text = (
+        f"Where the gains sit: {'; '.join(said)}. On its own problem {name(ONE)} wrote code in {points_of(solved['code_share_first'])} % at first and "
+        f"{points_of(solved['code_share_last'])} % at the end, when {points_of(solved['equal_last'])} % of its groups were equal and taught nothing."
+    )
+    curve = _by(made["curve"], "arm", "step")
+    later = [
+        step
+        for arm, step in curve
+        if arm == ONE and solved["step"] is not None and step >= solved["step"]
+    ]
+    if not later:
+        return text
+    then, end = min(later), max(later)
+    return (
+        f"{text} At step {count(then)}, with the problem solved, {name(ONE)} had {points(curve[ONE, then]['mean'])} and {name(FULL)} {points(curve[FULL, then]['mean'])}; "
+        f"at step {count(end)} {points(curve[ONE, end]['mean'])} and {points(curve[FULL, end]['mean'])}."
+    )
 
 
 def points_of(rate: float | None) -> Markdown:

@@ -190,6 +190,13 @@ def test_the_parts_of_a_gain_add_up_to_it(made):
         assert each["share_effect"] + each["accuracy_effect"] == pytest.approx(whole)
 
 
+def test_models_have_equal_parts_in_a_gain(made):
+    for each in made["gains"]:
+        models = [r["gain"] for r in made["by_model"] if r["arm"] == each["arm"]]
+        assert len(models) == 3
+        assert np.mean(models) == pytest.approx(each["mean"])
+
+
 def test_labels_are_compared_in_the_published_order(made):
     pairs = [(r["first"], r["second"]) for r in made["labels"]]
     assert pairs == [
