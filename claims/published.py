@@ -177,3 +177,25 @@ SELF_TABLE = {
     },
 }
 """pass@1 and pass@256 by model, benchmark and way of training (arXiv:2510.02230, Table 1)."""
+
+INTERPLAY = Source(
+    "On the Interplay of Pre-Training, Mid-Training, and RL on Reasoning Language Models",
+    "2512.07783",
+    "exposure to contexts in pretraining",
+)
+
+EXPOSURE = {"fails": (0.0, 0.001), "suffices": 0.01}
+"""Shares of pretraining that a context had, where RL carries over to it and where it does not (arXiv:2512.07783)."""
+
+NOISY_REWARDS = Source("The Climb Carves Wisdom Deeper Than the Summit", "2505.22653", "abstract")
+
+FLIPPED = {"rate": 0.40, "base": 0.05, "flipped": 0.72, "clean": 0.75}
+"""Accuracy of Qwen2.5-7B in mathematics where so many rewards are flipped (arXiv:2505.22653)."""
+
+IMPERFECT_VERIFIER = Source("An Imperfect Verifier is Good Enough", "2604.07666", "abstract")
+
+NOISE_BORNE = (0.15, 0.02)
+"""Noise rate up to which peak accuracy stays so near to that of clean rewards (arXiv:2604.07666)."""
+
+TRULY_INCORRECT = -0.090
+"""MATH-500 accuracy after labels that a second verifier confirmed to be wrong, minus after clean ones (arXiv:2603.16140)."""
