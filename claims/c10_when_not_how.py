@@ -290,7 +290,7 @@ def finding(made: Tables) -> Finding:
     )
     return Finding(
         verdict,
-        Markdown(f"of the gain of {name(TRUTH)} ({READING.removeprefix('95 % ')}): {said or MISSING}"),
+        Markdown(f"{name(TRUTH)} ({READING.removeprefix('95 % ')}): {said or MISSING}"),
     )  # fmt: skip
 
 
