@@ -58,9 +58,16 @@ def test_the_readme_quotes_the_quick_record():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     record = next(path for path in RECORDS if path.name.startswith("quick-"))
     found = json.loads((record / "report.json").read_text(encoding="utf-8"))
-    assert f"records/{record.name}/endpoint.svg" in readme
+    assert f"folder: runs/{record.name} (digest {found['trial']['digest'][:16]}…)" in readme
     for sentence in found["headline"]:
         assert sentence in readme
+
+
+def test_the_readme_quotes_claim_one():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (page,) = (ROOT / "records").glob("*/CLAIM-01.json")
+    assert json.loads(page.read_text(encoding="utf-8"))["claim"]["effect"] in readme
+    assert f"records/{page.parent.name}/endpoint.svg" in readme
 
 
 def test_the_readme_quotes_the_benchmark():
