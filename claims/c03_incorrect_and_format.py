@@ -279,7 +279,8 @@ def page(made: Tables) -> Page:
             [_named(row) | {key: shown(row[key]) for key in ("all", "kept", "difference")} for row in made["restricted"]],
             {"family": "family", "arm": "arm", "all": "all", "kept": "majority wrong", "difference": "difference"},
         ),
-        *(_restriction(row) for row in _of(made["restricted"], arm="incorrect")),
+        *(_restriction(made, row) for row in _of(made["restricted"], arm="incorrect")),
+        "There the label is the base's own majority answer: the reward pays for agreement with itself.",
         table(
             [_named(row) | {key: count(row[key]) for key in AUDIT} for row in made["audit"]],
             {"trial": "trial", "family": "family"} | AUDIT,
@@ -292,15 +293,15 @@ def page(made: Tables) -> Page:
     )
     return Page(
         asked=f"How much of the gain of {listed(PLAIN)} is a shift to the better strategy, how much accuracy within it, how much boxes; what is left "
-        f"without pay for code? Of the problems that {MODEL} gained, these went from words to code: {moved}. {OTHER}, bad at code, gained {bad}. "
-        "The paper's incorrect labels had problems of their own, those whose majority label is wrong; here all arms have the same: all, or those.",
+        f"without pay for code? Of the problems that {MODEL} gained, from words to code went: {moved}. {OTHER}, bad at code, gained {bad}. "
+        "The paper's incorrect labels had their own problems, those whose majority label is wrong; here all arms share all, or those.",
         found="\n\n".join(text for text in found if text),
-        differs=f"The incorrect label is the most frequent wrong answer: on majority-wrong problems the majority label, as published, elsewhere not. "
+        differs=f"The incorrect label is the most frequent wrong answer, which only on majority-wrong problems is the majority label, as published. "
         f"{name(HOME)} is made after the published model, {name(BAD_CODE)} after {OTHER}. Measured is {inert(whole['metric'])} of samples on the same "
-        f"{counted(whole['problems'], 'held-out problem')} in both trials, after {counted(whole['step'], 'step')}; the paper's cells sort greedy completions. "
+        f"{counted(whole['problems'], 'held-out problem')}, after {counted(whole['step'], 'step')}; the paper's cells sort greedy completions. "
         f"{counted(whole['runs'] + kept['runs'], 'run')}, {count(whole['failed'] + kept['failed'])} failed.",
-        caution=f"A split says what moved, not why. Intervals over {counted(whole['models'], 'model')} are wide, those within them speak of no other model; none is adjusted. "
-        f"A compound also pays for words: read it beside {name(NOT_PAID)}, and one that pays seldom moves less. The restriction leaves fewer problems, seen more often, so the trials differ in more than difficulty.",
+        caution=f"Intervals over {counted(whole['models'], 'model')} are wide, those within them speak of no other; none is adjusted. "
+        f"A compound also pays for words: read it beside {name(NOT_PAID)}, and one that pays seldom moves less. The trials differ in their number of problems too.",
     )  # fmt: skip
 
 
@@ -323,9 +324,8 @@ def _made_of(gains: Sequence[Row], family: str) -> str:
             for key in ("share_effect", "accuracy_effect", "format_part")
             if row[key]["mean"] is not None
         )
-        paid = (markup.percent(row[key]) for key in ("reward_code", "reward_words"))
         said.append(
-            f"{name(row['arm'])} {points(row['gain']['mean'])} ({SAID[row['gain']['sign']]}): {parts}; paid: {' % of code, '.join(paid)} % of words"
+            f"{name(row['arm'])} {points(row['gain']['mean'])} ({SAID[row['gain']['sign']]}): {parts}; paid: {_paid(row)}"
         )
     return f"**{name(family)}**, all problems: {'. '.join(said)}." if said else ""
 
@@ -347,11 +347,23 @@ def _taken(made: Tables, family: str) -> str:
     return f"**{name(family)}**, forbidding code: {'; '.join(said)}." if said else ""
 
 
-def _restriction(row: Row) -> str:
-    return (
-        f"**{name(row['family'])}**, {name(row['arm'])}: {points(row['all']['mean'])} on all, {points(row['kept']['mean'])} on majority-wrong problems; signs over the "
-        f"models {row['signs']}, within them {row['within_signs']}."
+def _restriction(made: Tables, row: Row) -> str:
+    """What the choice of problems does to an arm, and what its reward paid for on those whose majority label is wrong."""
+    whole, kept = (
+        f"{points(row[key]['mean'])} ({SAID[row[key]['sign']]})" for key in ("all", "kept")
     )
+    pays = "".join(
+        f", where it paid {_paid(each)}"
+        for each in _of(made["gains"], trial=KEPT, family=row["family"], arm=row["arm"])
+    )
+    return (
+        f"**{name(row['family'])}**, {name(row['arm'])}: {whole} on all, {kept} on majority-wrong problems{pays}; signs {row['signs']}."
+    )  # fmt: skip
+
+
+def _paid(row: Row) -> str:
+    code, words = (markup.percent(row[key]) for key in ("reward_code", "reward_words"))
+    return f"{code} % of code, {words} % of words"
 
 
 def _towards(gains: Sequence[Row], placebo: str) -> str:

@@ -134,7 +134,7 @@ def test_the_restriction_is_compared_by_unit_and_an_opposite_sign_is_named(made)
     assert row["difference"]["mean"] == pytest.approx(row["kept"]["mean"] - row["all"]["mean"])
     assert row["signs"] == "opposite"
     assert of(made["restricted"], family="coder", arm="ground_truth")["signs"] == "the same"
-    assert "signs over the models opposite" in c03.page(made).found
+    assert "signs opposite" in c03.page(made).found
 
 
 def test_labels_are_audited_by_counting_them(made, records):
