@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -10,13 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 from fabricate import BASES, EFFECTS, PROTOCOL, TRUNCATED, fabricate
 
-from controlarm import files, protocol
+from controlarm import files, journal, protocol
+from controlarm.analysis import coverage, reach
 from controlarm.analysis.boundary import pass_at_k
+from controlarm.analysis.folder import BASE, RIGHT, UNKNOWN, read_trial
 from controlarm.analysis.summary import summarise
 
 KEYS = [
     "version", "trial", "headline", "flow", "contrasts", "controls", "curves", "strategies", "partition", "kitagawa",
-    "format_split", "decomposition", "pass_at_k", "guess", "maj_at_k", "rewards", "labels", "rollouts", "notes",
+    "format_split", "decomposition", "pass_at_k", "guess", "maj_at_k", "boundary", "transitions", "entropy_law", "saturation",
+    "clipping", "sampling_cost", "rewards", "labels", "rollouts", "notes",
 ]  # fmt: skip
 
 START, CONTROLS = PROTOCOL.split("[[controls]]", 1)
@@ -204,6 +208,159 @@ def test_pass_at_k_comes_from_the_rows(folder, report):
     assert row["units"][1][2] == pytest.approx(
         pass_at_k(np.full(24, 8), right.sum(axis=1), 4).mean()
     )
+
+
+@pytest.fixture(scope="module")
+def sampled(folder):
+    trial = read_trial(folder)
+
+    def of(arm):
+        cell = trial.cell("coder", "grpo", arm, 0 if arm == BASE else 12)
+        return {unit: e.sampled for unit, e in cell.items()}
+
+    return of
+
+
+def test_exchanging_arm_and_base_exchanges_what_each_alone_solves(sampled):
+    base, arm = sampled(BASE), sampled("ground_truth")
+    there, back = reach.compare(base, arm, [1, 2, 8]), reach.compare(arm, base, [1, 2, 8])
+    assert there and back
+    np.testing.assert_allclose(there.band.estimate, -back.band.estimate, atol=1e-12)
+    np.testing.assert_allclose(there.band.low, -back.band.high, atol=1e-12)
+    kept, lost, new, never = there.solvable
+    assert new != lost
+    assert back.solvable == (kept, new, lost, never)
+    assert there.support.nscr == -back.support.nscr
+    assert there.gap.value != back.gap.value
+
+
+def test_who_solves_what_counts_every_problem_in_every_unit_once(report):
+    assert len(report["boundary"]) == 15
+    at_k = {(r["family"], r["arm"]): r["values"] for r in report["pass_at_k"]}
+    for row in report["boundary"]:
+        cells = row["solvable"]
+        assert sum(cells.values()) == 24 * 3
+        assert row["without_all_samples"] == 0
+        for name, (low, high) in row["solvable_ci95"].items():
+            assert low <= cells[name] / 72 <= high
+        base, arm = at_k[row["family"], "base"], at_k[row["family"], row["arm"]]
+        # With as many tries as samples, pass@k is the share of the problems that are solved.
+        assert (cells["both"] + cells["trained_only"]) / 72 == pytest.approx(arm[-1])
+        assert (cells["both"] + cells["base_only"]) / 72 == pytest.approx(base[-1])
+        np.testing.assert_allclose(row["difference"], np.subtract(arm, base), atol=1e-6)
+        assert row["sampling_gap"] == pytest.approx(base[-1] - arm[0])
+        assert f"= {100 * row['sampling_gap']:+.1f} points" in row["gap_sentence"]
+
+
+def test_an_arm_that_is_its_base_is_never_overtaken_and_gains_only_what_noise_gains(report):
+    for row in rows(report, "boundary", arm="constant"):
+        assert row["same"]
+        assert set(row["difference"]) == {0}
+        assert row["new_to_trained"] == row["new_to_base"] > 0
+        assert (
+            row["sentence"]
+            == f"{row['family']}: constant solves every problem exactly as often as its base."
+        )
+    (truth,) = rows(report, "boundary", family="talker", arm="ground_truth")
+    assert truth["new_to_trained"] > truth["new_to_base"]
+
+
+def test_a_problem_is_evidence_once_however_many_units_share_it():
+    single = coverage.share(3, 24)
+    for units in (1, 2, 5):
+        found = reach.share_interval(3 * units, 24 * units, units)
+        np.testing.assert_allclose(found, (single.low, single.high))
+
+
+def test_a_verdict_that_is_unknown_takes_its_problem_out_of_who_solves_what(sampled):
+    base, arm = sampled(BASE), sampled("majority")
+    whole = reach.compare(base, arm, [1, 8])
+    unit = next(iter(arm))
+    strict = arm[unit].strict.copy()
+    strict[0, 0] = UNKNOWN
+    part = reach.compare(base, arm | {unit: replace(arm[unit], strict=strict)}, [1, 8])
+    assert whole and part
+    assert part.without_all_samples == 1
+    assert part.solvable.num_problems == whole.solvable.num_problems - 1
+
+
+def test_a_list_of_k_in_any_order_gives_the_same_numbers(small, report):
+    text = CODER.replace("pass_at_k = [1, 2, 4, 8]", "pass_at_k = [8, 2, 4]")
+    other = summarise(small(text))
+    for row in other["pass_at_k"]:
+        (same,) = rows(report, "pass_at_k", family="coder", arm=row["arm"])
+        for key in ("values", "pass_by_derivation", "pass_beyond_guessing"):
+            found = dict(zip(row["k"], row[key], strict=True))
+            wanted = dict(zip(same["k"], same[key], strict=True))
+            assert found == pytest.approx({k: wanted[k] for k in found})
+    for row in other["boundary"]:
+        (same,) = rows(report, "boundary", family="coder", arm=row["arm"])
+        assert row["k"] == [2, 4, 8]
+        assert row["difference"] == same["difference"][1:]
+        assert row["sampling_gap"] == pytest.approx(same["sampling_gap"])
+
+
+def test_guessing_taken_out_leaves_less_and_derivations_are_counted_apart(sampled, report):
+    for row in report["pass_at_k"]:
+        pairs = zip(row["pass_beyond_guessing"], row["values"], strict=True)
+        assert all(beyond <= plain + 1e-12 for beyond, plain in pairs)
+    base = sampled(BASE)
+    valid = [(part.derived == 1).mean() for part in base.values()]
+    strict = [(part.strict == RIGHT).mean() for part in base.values()]
+    (row,) = rows(report, "pass_at_k", family="coder", arm="base")
+    assert row["pass_by_derivation"][0] == pytest.approx(np.mean(valid))
+    assert row["values"][0] == pytest.approx(np.mean(strict))
+
+
+def test_every_run_with_a_journal_has_one_verdict_on_its_shape(report):
+    assert len(report["transitions"]) == 2 * 15
+    for row in report["transitions"]:
+        assert sum(row["verdicts"].values()) == row["num_runs"] == 3
+        changed = row["verdicts"]["step"] + row["verdicts"]["logistic"]
+        assert (row["change_point"] is not None) == (changed > 0)
+        if row["arm"] == "random":
+            assert row["false_detections"] == pytest.approx(changed / row["num_placebo"])
+
+
+def journalled(path, change):
+    """Write every line of the coder's journals of an arm anew."""
+    for file in path.glob("coder/ground_truth/*/steps.jsonl"):
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            line.pop("sha256", None)
+            line.update(change(line["step"]))
+        file.write_bytes(b"".join(journal.line(line) for line in lines))
+
+
+def test_planted_dynamics_are_found(small):
+    path = small()
+    journalled(
+        path,
+        lambda step: {
+            "code_share": 0.2 if step <= 6 else 0.9, "accuracy": 0.97, "generated": 3 * 32,
+            "entropy": 0.5 - 0.03 * step, "reward": float(2 - np.exp(0.5 - 0.03 * step)),
+        },
+    )  # fmt: skip
+    report = summarise(path)
+    assert report["flow"]["damaged"] == []
+    (share,) = rows(report, "transitions", arm="ground_truth", metric="train_code_share")
+    assert share["verdicts"]["step"] == 3
+    assert share["change_point"] == pytest.approx(6.5)
+    (law,) = rows(report, "entropy_law", arm="ground_truth")
+    assert (law["a"], law["b"], law["ceiling"], law["skill"]) == pytest.approx((1, 2, 1, 1))
+    (constant,) = rows(report, "entropy_law", arm="constant")
+    assert (constant["num_fitted"], constant["a"]) == (0, None)
+    (after,) = report["saturation"]
+    assert (after["arm"], after["num_saturated"], after["saturation_step"]) == ("ground_truth", 3, 1)  # fmt: skip
+    (cost,) = report["sampling_cost"]
+    assert (cost["arm"], cost["trained"], cost["cost"]) == ("ground_truth", 3 * 12 * 32, 3)
+
+
+def test_clipping_by_prior_is_split_without_rest(report):
+    for row in report["clipping"]:
+        for part, whole in (("prior", 1), ("clip_low", 0.01), ("clip_high", 0.02)):
+            split = [row[f"{part}_{band}"] for band in ("rare", "open", "likely", "sure")]
+            assert sum(split) == pytest.approx(whole)
 
 
 def test_rewards_tell_the_truth_from_a_coin(report):

@@ -57,7 +57,8 @@ def made_up_summary(
     evaluated = list(range(0, num_steps + 1, max(1, num_steps // 6)))
     made: dict[str, Any] = {key: [] for key in (
         "contrasts", "curves", "strategies", "partition", "kitagawa", "format_split", "decomposition",
-        "pass_at_k", "guess", "maj_at_k", "rewards", "labels", "rollouts")}  # fmt: skip
+        "pass_at_k", "guess", "maj_at_k", "boundary", "transitions", "entropy_law", "saturation", "clipping",
+        "sampling_cost", "rewards", "labels", "rollouts")}  # fmt: skip
     for family in families:
         truth = dict(zip(ARMS, EFFECTS[family], strict=True))
         base = {"coder": 0.45, "talker": 0.24, "bungler": 0.31}[family]
@@ -152,6 +153,35 @@ def made_up_summary(
             made["pass_at_k"].append(
                 {**mine, "step": num_steps, "k": ks, "values": lift(base + effect, ks), "units": []}
             )
+            lost, new = (24, 2) if effect < 0 else (3, int(100 * effect))
+            made["boundary"].append({
+                **mine, "step": num_steps, "num_units": 3, "num_samples": 16, "smallest_visible": 0.17, "k": ks,
+                "difference": [effect - 0.004 * k for k in ks], "low": [effect - 0.05 - 0.004 * k for k in ks],
+                "high": [effect + 0.05 - 0.004 * k for k in ks], "num_problems": [256] * 5, "crossover": 8 if 0 < effect < 0.05 else None,
+                "crossover_interval": [4, 16] if 0 < effect < 0.05 else None,
+                "outcome": "undetermined" if 0 < effect < 0.05 else "none", "same": False,
+                "sentence": f"{family}: the base overtakes {arm} at k = 8 (95 % band over problems: 4 to 16).",
+                "solvable": {"both": 500, "base_only": lost, "trained_only": new, "neither": 268 - lost - new},
+                "solvable_ci95": {"both": [0.6, 0.7], "base_only": [0.0, 0.05], "trained_only": [0.1, 0.2], "neither": None},
+                "without_all_samples": 0, "srr": 0.95, "ndr": 0.1, "sds": 0.18, "nscr": 0.05, "sampling_gap": 0.2,
+                "gap_sentence": "Sampling-efficiency gap = base's pass@16 - trained pass@1 = +20.0 points; lower is better. Above 0, so and so.",
+                "new_to_trained": 40.5, "new_to_base": 21.0})  # fmt: skip
+            for metric in ("train_code_share", "train_accuracy"):
+                jumped = arm == "python"
+                made["transitions"].append({
+                    **mine, "metric": metric, "num_runs": 3, "change_point": 4.5 if jumped else None,
+                    "verdicts": {"constant": 0 if jumped else 2, "linear": 1, "step": 1 if jumped else 0, "logistic": 1 if jumped else 0, "unknown": 0},
+                    "first_change": 3.5 if jumped else None, "last_change": 5.5 if jumped else None,
+                    "false_detections": 1 / 3, "false_detections_ci95": [0.008, 0.906], "num_placebo": 3})  # fmt: skip
+            made["entropy_law"].append({**mine, "num_runs": 3, "num_fitted": 3, "num_at_bound": 1, "a": 1.2, "b": 2.1, "ceiling": 0.9,
+                                        "rmse": 0.04, "r2": 0.8, "skill": -0.2})  # fmt: skip
+            if arm == "ground_truth":
+                made["saturation"].append({**mine, "num_runs": 3, "num_saturated": 2, "num_gains": 2, "saturation_step": 7.5,
+                                           "saturation_step_ci95": [2.0, 13.0], "post_saturation_gain": 0.013, "post_saturation_gain_ci95": None})  # fmt: skip
+                made["sampling_cost"].append({**mine, "generated": 9216, "trained": 3072, "cost": 3.0})  # fmt: skip
+            made["clipping"].append(mine | {
+                f"{part}_{band}": value for part, value in (("prior", 0.25), ("clip_low", 0.001), ("clip_high", 0.00225))
+                for band in ("rare", "open", "likely", "sure")})  # fmt: skip
             made["maj_at_k"].append(
                 {**mine, "step": num_steps, "k": 16, "value": base + effect + 0.05, "units": []}
             )
@@ -244,7 +274,7 @@ def page(summary) -> Page:
 
 
 STRUCTURAL = frozenset({
-    "metric", "versus", "verdict", "strategy", "detector", "decoding", "part", "expect", "placebo", "version", "lenient",
+    "metric", "versus", "verdict", "outcome", "strategy", "detector", "decoding", "part", "expect", "placebo", "version", "lenient",
 })  # fmt: skip
 
 
@@ -394,6 +424,26 @@ def test_every_headline_number_is_on_the_page(summary, page):
     assert summary["trial"]["digest"] in page.words
 
 
+def test_every_crossing_is_said_with_its_interval_and_every_case_has_its_cells(summary, page):
+    for row in summary["boundary"]:
+        assert row["sentence"] in page.words
+        assert (
+            f"{row['family']}, {row['arm']}: {row['gap_sentence'].partition('. ')[0]}" in page.words
+        )
+        assert f"{row['solvable']['trained_only']}: " in page.words
+    assert "a problem that is solved in fewer than 17.0 % of tries may well be missed" in page.words
+    assert "the unit is the problem" in page.words
+
+
+def test_verdicts_on_shapes_stand_beside_how_often_the_placebo_is_said_to_change(summary, page):
+    assert "1 linear, 1 step, 1 logistic" in page.words
+    said = "Runs of the placebo (random) that are said to change so: coder 1 of 3, talker 1 of 3, bungler 1 of 3."
+    assert page.words.count(said) == 2
+    without = {**summary, "transitions": [{**r, "false_detections": None} for r in summary["transitions"]]}  # fmt: skip
+    words = Page(report.render(without)).words
+    assert said not in words and "tells how often this is said falsely" in words
+
+
 def test_an_interval_that_is_short_by_luck_is_marked_where_it_is_read():
     small = made_up_summary(num_problems=1, families=("coder",))
     plain = Page(report.render(small)).words
@@ -448,7 +498,7 @@ def test_what_is_missing_is_said(summary, empty):
     assert not nothing.unbalanced
     for line in ("No verdict:", "No controls:", "No contrasts:", "No curves:", "No strategies:", "No decomposition:",
                  "No split:", "No partition:", "No format split:", "No pass@k:", "No reward audit:", "No label audit:",
-                 "No flow:", "No completions:", "No protocol:", "No environment:"):  # fmt: skip
+                 "No dynamics:", "No flow:", "No completions:", "No protocol:", "No environment:"):  # fmt: skip
         assert line in nothing.words
 
 
@@ -461,7 +511,10 @@ def test_each_list_may_be_missing_on_its_own():
 def test_numbers_may_be_missing_anywhere(summary):
     optional = {"ci95", "ci90", "p_superior", "p_holm", "holm_lower", "mde", "verdict", "problem_se", "accuracy", "sd",
                 "se", "lenient_accuracy", "reward_code", "reward_words", "youden", "share", "estimate", "held", "found",
-                "share_effect", "accuracy_effect", "gain", "share_of_gain", "answer"}  # fmt: skip
+                "share_effect", "accuracy_effect", "gain", "share_of_gain", "answer", "low", "high", "crossover",
+                "crossover_interval", "solvable_ci95", "smallest_visible", "srr", "ndr", "sds", "nscr", "sampling_gap",
+                "new_to_trained", "change_point", "false_detections", "false_detections_ci95", "a", "ceiling", "r2", "skill",
+                "saturation_step", "saturation_step_ci95", "post_saturation_gain", "clip_low_rare", "cost"}  # fmt: skip
 
     def bare(value: Any) -> Any:
         if isinstance(value, dict):
@@ -545,6 +598,8 @@ def test_a_fabricated_run_folder_becomes_a_page(tmp_path):
         assert sentence in made.words
     for row in found["contrasts"]:
         assert points(row["estimate"]) in made.words
+    for row in found["boundary"]:
+        assert row["sentence"] in made.words
     assert not re.search(r"No \w+( \w+)?:", made.words)
 
 

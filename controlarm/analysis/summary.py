@@ -174,8 +174,9 @@ def notes(trial: Trial, found: Row, sibling: list[Row]) -> list[str]:
         lines.append("Fewer than three pretrained models a family: claims are about these models, not their families.")  # fmt: skip
     lines += [f"Recipe {name} has terms that act without a reward: no arm is claimed to leave the weights unchanged."
               for name, recipe in p.recipes.items() if not recipe.only_reward_acts]  # fmt: skip
-    if any(len(run.journal["step"]) > dynamics.MOST_POINTS for run in trial.runs):
-        lines.append(f"Training curves show {dynamics.MOST_POINTS} points, each a mean over the steps since the one before.")  # fmt: skip
+    most = dynamics.points_for(len(trial.runs))
+    if any(len(run.journal["step"]) > most for run in trial.runs):
+        lines.append(f"Training curves show {most} points, each a mean over the steps since the one before.")  # fmt: skip
     if others := trial.environment.get("continued"):
         lines.append(f"{len(others)} other environment{'s' if len(others) > 1 else ''} continued this trial: its runs are not all of one machine, and need not repeat bit for bit.")  # fmt: skip
     if sibling:
@@ -217,6 +218,12 @@ def summarise(folder: Path) -> Row:
         "pass_at_k": tables.pass_rows(trial),
         "guess": tables.guess_rows(trial),
         "maj_at_k": tables.majority_rows(trial),
+        "boundary": tables.boundary_rows(trial),
+        "transitions": tables.transition_rows(trial),
+        "entropy_law": tables.entropy_rows(trial),
+        "saturation": tables.saturation_rows(trial),
+        "clipping": tables.clipping_rows(trial),
+        "sampling_cost": tables.cost_rows(trial),
         "rewards": tables.reward_rows(trial),
         "labels": tables.label_rows(trial),
         "rollouts": tables.rollout_rows(trial),

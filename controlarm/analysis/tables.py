@@ -11,14 +11,17 @@ from controlarm.analysis import (
     boundary,
     contrasts,
     controls,
+    coverage,
     decomposition,
     dynamics,
+    reach,
     strategies,
     wording,
 )
 from controlarm.analysis.contrasts import Adjusted, Estimate, UnitDifference, over_units
-from controlarm.analysis.folder import BASE, Completions, Trial, read_texts
+from controlarm.analysis.folder import BASE, Completions, Run, Trial, read_texts
 from controlarm.analysis.metrics import METRICS, PerProblem, PerSample, mean, per_problem
+from controlarm.analysis.transitions import FalseDetections
 from controlarm.protocol import Unit
 from controlarm.records import Problem
 
@@ -206,7 +209,7 @@ def control_rows(trial: Trial, ends: Mapping[Case, Endpoint]) -> list[Row]:
 
 def curve_rows(trial: Trial) -> list[Row]:
     """Held-out metrics over evaluation steps and training metrics over steps, one row a run."""
-    rows = []
+    rows, most = [], dynamics.points_for(len(trial.runs))
     for run in trial.runs:
         s = run.spec
         head = {"family": s.family, "recipe": s.recipe, "arm": s.arm, **_unit_row(run.unit)}
@@ -216,7 +219,9 @@ def curve_rows(trial: Trial) -> list[Row]:
                 rows.append({**head, "metric": metric, "steps": list(run.evaluations), "values": _short(values)})  # fmt: skip
         if len(run.journal["step"]):
             for metric in dynamics.TRAINING_CURVES:
-                curve = dynamics.training_curve(run, metric)
+                curve = dynamics.training_curve(run, metric, most)
+                if np.isnan(curve.values).all():  # a term that this recipe does not have
+                    continue
                 rows.append({**head, "metric": metric, "steps": curve.steps, "values": _short(curve.values)})  # fmt: skip
     return rows
 
@@ -370,12 +375,83 @@ def _at_k(
 
 
 def pass_rows(trial: Trial) -> list[Row]:
-    """pass@k of the base and of every arm at the endpoint's step."""
+    """pass@k of the base and of every arm at the endpoint's step: by answer, by valid derivation, and by answer with guessing taken out."""
     ks = trial.protocol.evaluation.pass_at_k
-    return [
-        {**head, "k": ks, "values": means, "units": values}
-        for head, values, means in _at_k(trial, boundary.mean_pass_at_k)
-    ]
+    guess = _guesses(trial, ks)
+    cells = list(_boundary_cells(trial))
+    followed = {
+        family: reach.has_derivations(part for c in cells if c[0][0] == family for part in c[2])
+        for family in trial.protocol.design.families
+    }
+    rows = []
+    for (head, values, means), (case, _, parts, units) in zip(
+        _at_k(trial, boundary.mean_pass_at_k), cells, strict=True
+    ):
+        valid: dict[Unit, reach.Curves] = {}
+        beyond: dict[Unit, reach.Curves] = {}
+        for unit, part in zip(units, parts, strict=True):
+            if followed[case[0]]:
+                valid[unit] = _pass_curves(reach.by_derivation(part), ks)
+            if guess is not None:
+                curves = _pass_curves(reach.by_answer(part), ks)
+                beyond[unit] = boundary.beyond_guessing(curves, guess)
+        rows.append({
+            **head, "k": ks, "values": means, "units": values,
+            "pass_by_derivation": _mean_over_models(valid), "pass_beyond_guessing": _mean_over_models(beyond),
+        })  # fmt: skip
+    return rows
+
+
+def _pass_curves(counts: boundary.Tries, ks: Sequence[int]) -> reach.Curves:
+    """Columns as the protocol lists its k, which need not increase."""
+    ordered = sorted(ks)
+    return boundary.pass_curves(counts, ordered)[:, [ordered.index(k) for k in ks]]
+
+
+def _mean_over_models(curves: Mapping[Unit, reach.Curves]) -> list[float] | None:
+    """A case's curve; None where no unit has one."""
+    return boundary.mean_curve(reach.over_models(curves)).tolist() if curves else None
+
+
+def _guesses(trial: Trial, ks: Sequence[int]) -> reach.Curves | None:
+    """Of each held-out problem, what guessing reaches; None where the problems cannot be read."""
+    gold = [problem.answer for problem in trial.problems["held_out"]]
+    elsewhere = [problem.answer for problem in trial.problems["training"]]
+    if not gold:
+        return None
+    return np.stack([boundary.guess_at_k(gold, k, elsewhere) for k in ks], axis=1)
+
+
+def boundary_rows(trial: Trial) -> list[Row]:
+    """Every arm against its base at the endpoint's step: who solves more with k tries, and who solves what."""
+    ks, step = sorted(trial.protocol.evaluation.pass_at_k), trial.protocol.endpoint.step
+    rows = []
+    for case in cases(trial):
+        base, trained = (
+            {unit: e.sampled for unit, e in trial.cell(*case[:2], arm, at).items()}
+            for arm, at in ((BASE, 0), (case[2], step))
+        )
+        found = reach.compare(base, trained, ks)
+        if found is None:
+            continue
+        band, cross, solvable = found.band, found.crossover, found.solvable
+        sentence = reach.crossing(where(trial, case), case[2], found)
+        rows.append({
+            "family": case[0], "recipe": case[1], "arm": case[2], "step": step, "num_units": found.num_units,
+            "num_samples": found.num_samples, "smallest_visible": coverage.smallest_visible(found.num_samples),
+            "k": ks, "difference": _short(band.estimate.tolist()),
+            "low": _short(band.low.tolist()), "high": _short(band.high.tolist()),
+            "num_problems": band.num_units.tolist(), "crossover": cross.estimate, "crossover_interval": cross.interval,
+            "outcome": cross.outcome, "same": found.same, "sentence": sentence, "solvable": solvable._asdict(),
+            "solvable_ci95": {
+                name: reach.share_interval(count, solvable.num_problems, found.num_units)
+                for name, count in solvable._asdict().items()
+            },
+            "without_all_samples": found.without_all_samples, **found.support._asdict(),
+            "sampling_gap": found.gap.value, "gap_sentence": found.gap.sentence,
+            "new_to_trained": found.new_to_trained, "new_to_base": found.new_to_base,
+        })  # fmt: skip
+    return rows
 
 
 def majority_rows(trial: Trial) -> list[Row]:
@@ -400,12 +476,70 @@ def guess_rows(trial: Trial) -> list[Row]:
 def reward_rows(trial: Trial) -> list[Row]:
     """What each arm paid for."""
     rows = []
+    for _, head, runs in _trained(trial):
+        paid = dynamics.paid(runs)
+        rows.append({**head, **paid._asdict(), "youden": paid.youden})
+    return rows
+
+
+def _trained(trial: Trial) -> Iterator[tuple[Case, Row, list[Run]]]:
+    """Every case with its row's head and its runs that have a journal; without such runs it has no row."""
     for case in cases(trial):
-        members = [run for run in trial.of_arm(*case) if len(run.journal["step"])]
-        if members:
-            paid = dynamics.paid(members)
-            head = {"family": case[0], "recipe": case[1], "arm": case[2]}
-            rows.append({**head, **paid._asdict(), "youden": paid.youden})
+        runs = [run for run in trial.of_arm(*case) if len(run.journal["step"])]
+        if runs:
+            yield case, {"family": case[0], "recipe": case[1], "arm": case[2]}, runs
+
+
+def transition_rows(trial: Trial) -> list[Row]:
+    """How training code share and training accuracy changed, and how often the placebo's are said to have."""
+    placebo = trial.protocol.endpoint.placebo
+    false: dict[tuple[str, str, str], FalseDetections] = {}
+    rows = []
+    for (family, recipe, _), head, runs in _trained(trial):
+        for metric in dynamics.MAY_CHANGE:
+            if (family, recipe, metric) not in false:
+                null = [r for r in trial.of_arm(family, recipe, placebo) if len(r.journal["step"])]
+                false[family, recipe, metric] = dynamics.false_shapes(null, metric)
+            found, beside = dynamics.shapes(runs, metric), false[family, recipe, metric]
+            rows.append({
+                **head, "metric": metric, **found._asdict(), "false_detections": beside.rate,
+                "false_detections_ci95": beside.interval, "num_placebo": beside.num_curves,
+            })  # fmt: skip
+    return rows
+
+
+def entropy_rows(trial: Trial) -> list[Row]:
+    """The entropy law in every case."""
+    return [{**head, **dynamics.entropy_fits(runs)._asdict()} for _, head, runs in _trained(trial)]
+
+
+def saturation_rows(trial: Trial) -> list[Row]:
+    """Cases where training accuracy saturated in a run; the others have no row."""
+    rows = []
+    for _, head, runs in _trained(trial):
+        found = dynamics.saturated(runs, trial.protocol.endpoint.metric)
+        if found.num_saturated:
+            rows.append({
+                **head, "num_runs": found.num_units, "num_saturated": found.num_saturated, "num_gains": found.num_gains,
+                "saturation_step": found.step.mean, "saturation_step_ci95": _interval(found.step, 0.95),
+                "post_saturation_gain": found.gain.mean, "post_saturation_gain_ci95": _interval(found.gain, 0.95),
+            })  # fmt: skip
+    return rows
+
+
+def clipping_rows(trial: Trial) -> list[Row]:
+    """Tokens and clipped tokens by the token's probability before the update."""
+    return [{**head, **dynamics.clipped(runs)} for _, head, runs in _trained(trial)]
+
+
+def cost_rows(trial: Trial) -> list[Row]:
+    """Cases that had more completions sampled than they trained on; the others have no row."""
+    rows = []
+    for case, head, runs in _trained(trial):
+        recipe = trial.protocol.recipes[case[1]]
+        found = dynamics.cost(runs, recipe.prompts_per_step * recipe.group_size)
+        if found.cost > 1:
+            rows.append({**head, **found._asdict(), "cost": found.cost})
     return rows
 
 

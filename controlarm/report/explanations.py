@@ -1,16 +1,12 @@
-"""What the gains are made of: three-way decomposition, share against accuracy, format, and the limit of sampling more."""
+"""What the gains are made of: three-way decomposition, share against accuracy, format."""
 
 from collections.abc import Sequence
 
 from controlarm.figures import (
-    WIDTH,
     Bar,
     Row,
-    Series,
     bars_domain,
-    domain,
     forest,
-    lines,
     rows_domain,
     stacked,
 )
@@ -22,7 +18,6 @@ from controlarm.report.view import (
     figure,
     legend,
     missing,
-    percent_tick,
     section,
     table,
 )
@@ -247,65 +242,3 @@ def _format(view: View) -> Markup:
         element("details", element("summary", "Numbers of the format split"),
                 table("Gain over base under the strict and the lenient grader, points.", columns, rows)),
     ])  # fmt: skip
-
-
-def boundary(view: View) -> Markup:
-    """Whether training reaches problems that sampling the base more often does not."""
-    rows = view.rows("pass_at_k")
-    if not rows:
-        return section("passk", "Sampling more: pass@k", missing("No pass@k", "no sampled completions were evaluated."))  # fmt: skip
-    guesses = {r.get("family"): r for r in view.rows("guess")}
-    panels = []
-    every_k = sorted({k for r in rows for k in r["k"]})
-    scale = domain([v for r in rows for v in r["values"]], 0.0, None)
-    for i, (family, recipe) in enumerate(view.groups):
-        mine = [r for r in rows if r["family"] == family and r["recipe"] == recipe]
-        last = max((r["step"] for r in mine), default=0)
-        kept = [r for r in view.by_arm(mine) if r["arm"] == "base" or r["step"] == last]
-        series = [Series(r["arm"], view.mark(r["arm"]), r["k"], r["values"]) for r in kept]
-        if family in guesses:
-            series.append(
-                Series("guessing", "guess", guesses[family]["k"], guesses[family]["values"])
-            )
-        if series:
-            name = view.group_name(family, recipe)
-            panels.append(
-                lines(f"passk-{i}", name, f"pass@k of base and arms for {name}, k from {every_k[0]} to {every_k[-1]}",
-                      series, scale, "k, samples per problem", percent_tick, x_log=True,
-                      x_marks=_marks(every_k))
-            )  # fmt: skip
-    caption = "pass@k: chance that at least one of k samples is right (unbiased estimate). Guessing: what random answers of the right form would reach. Where an arm leads at k = 1 but not at large k, training sharpened what the base could already sample."  # fmt: skip
-    columns = [
-        Column("Arm", lambda r: r["arm"], numeric=False),
-        Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
-        Column("Step", lambda r: r.get("step")),
-        *(Column(f"k = {k}", lambda r, k=k: _at(r, k)) for k in every_k),
-    ]  # fmt: skip
-    tables = [table("pass@k, %, mean over units.", columns, rows)]
-    majorities = view.rows("maj_at_k")
-    if majorities:
-        tables.append(
-            table(
-                "maj@k, %: the most frequent of k answers is right.",
-                [
-                    Column("Arm", lambda r: r["arm"], numeric=False),
-                    Column("Family", lambda r: view.group_name(r["family"], r["recipe"]), numeric=False),
-                    Column("Step", lambda r: r.get("step")),
-                    Column("k", lambda r: r.get("k")),
-                    Column("maj@k", lambda r: percent(r.get("value"))),
-                ],
-                majorities,
-            )
-        )  # fmt: skip
-    folded = element("details", element("summary", "Numbers: pass@k and maj@k"), *tables)
-    return section("passk", "Sampling more: pass@k", figure(panels, caption), folded)
-
-
-def _at(row: Entry, k: int) -> str:
-    return percent(dict(zip(row["k"], row["values"], strict=True)).get(k))
-
-
-def _marks(every_k: Sequence[int]) -> list[int]:
-    """Marks on the axis of k: as many as fit."""
-    step = -(-len(every_k) // int(WIDTH / 40))
-    return list(every_k[::step])

@@ -5,7 +5,7 @@ import hashlib
 from importlib import resources
 
 from controlarm.markup import Markup, element, escaped, join
-from controlarm.report import conduct, effects, explanations, rollouts, training
+from controlarm.report import boundary, conduct, dynamics, effects, explanations, rollouts, training
 from controlarm.report.view import Entry, View, view
 
 SECTIONS = (
@@ -13,9 +13,10 @@ SECTIONS = (
     ("controls", "Controls", effects.controls),
     ("effects", "Gain over placebo", effects.effects),
     ("curves", "Curves", training.curves),
+    ("dynamics", "Dynamics", dynamics.dynamics),
     ("strategies", "Strategies", training.strategies),
     ("decomposition", "Decomposition", explanations.decomposition),
-    ("passk", "pass@k", explanations.boundary),
+    ("passk", "pass@k", boundary.boundary),
     ("rewards", "Rewards", training.rewards),
     ("flow", "Flow", conduct.conduct),
     ("rollouts", "Completions", rollouts.browser),

@@ -27,10 +27,11 @@ from controlarm.report.view import (
 )
 
 FIRST = ("accuracy",)
-IN_TRAINING = ("reward", "entropy", "train_code_share")
+IN_TRAINING = ("reward", "entropy", "answer_entropy", "train_code_share")
+FROM_ZERO = RATES | {"entropy", "answer_entropy", "value_loss"}
 DETAILS = (
     "lenient_accuracy", "greedy_accuracy", "boxed_share", "train_accuracy", "equal_groups", "num_tokens",
-    "grad_norm", "clip_low", "clip_high", "sampler_gap_max",
+    "grad_norm", "clip_low", "clip_high", "token_probability", "sampler_gap_max", "value_loss",
 )  # fmt: skip
 """Shown folded, means only: they explain a surprise, they are no result."""
 
@@ -59,7 +60,7 @@ def metric_figure(view: View, metric: str, members: bool = True) -> Markup | Non
         return None
     rate = metric in RATES
     values = [v for row in rows for v in row["values"]]
-    scale = domain(values, 0.0 if rate or metric == "entropy" else None, None)
+    scale = domain(values, 0.0 if metric in FROM_ZERO else None, None)
     panels = []
     for i, (family, recipe) in enumerate(view.groups):
         series = _series(

@@ -18,6 +18,8 @@ METRICS = {
     "boxed_share": ("Boxed share", "share of completions with a non-empty \\boxed{…}"),
     "reward": ("Reward", "mean of what the arm paid for the training rollouts of a step"),
     "entropy": ("Entropy", "mean uncertainty of the next token while sampling, in nats; lower is more certain"),
+    "answer_entropy": ("Answer entropy", "mean uncertainty of the final answer within a group of siblings, in nats; 0 where all say the same"),
+    "token_probability": ("Token probability", "mean probability of the sampled token, while sampling"),
     "train_accuracy": ("Training accuracy", "share of training rollouts that are right, whatever the arm paid"),
     "train_code_share": ("Code share in training", "share of training rollouts that contain the word “python”"),
     "clip_low": ("Clipped below", "share of tokens whose probability ratio fell under the lower clip bound"),
@@ -26,6 +28,7 @@ METRICS = {
     "equal_groups": ("Equal groups", "share of groups whose rewards are all equal, which teach exactly nothing"),
     "num_tokens": ("Completion length", "mean number of tokens of a training rollout"),
     "sampler_gap_max": ("Sampler gap", "largest difference between sampler and trainer log-probability of a token"),
+    "value_loss": ("Value loss", "mean squared error of the value head"),
 }  # fmt: skip
 """Name and meaning of each metric; ``docs/metrics.md`` has the formulas."""
 
@@ -206,6 +209,28 @@ def legend(names: Sequence[tuple[str, Markup]]) -> Markup:
         for name, shape in names
     ]
     return element("ul", *items, class_="legend")
+
+
+def folded(summary: str, *children: object) -> Markup:
+    """Numbers behind a line that opens them."""
+    return element("details", element("summary", summary), *children)
+
+
+def case_columns(view: View) -> list[Column]:
+    """Whose row it is."""
+    return [
+        Column("Arm", lambda r: r.get("arm"), numeric=False),
+        Column("Family", lambda r: view.group_name(str(r.get("family")), str(r.get("recipe"))), numeric=False),
+    ]  # fmt: skip
+
+
+def ordered(view: View, rows: Iterable[Entry]) -> list[Entry]:
+    """Rows by group in the protocol's order, then by arm."""
+    place = {group: i for i, group in enumerate(view.groups)}
+    return sorted(
+        view.by_arm(rows),
+        key=lambda r: place.get((str(r.get("family")), str(r.get("recipe"))), len(place)),
+    )
 
 
 def listing(items: Sequence[object], limit: int = 200) -> Markup:
