@@ -51,6 +51,8 @@ LAST = 10
 PG, QUIET = "pg", "wd_kl"
 """Loss with the policy gradient alone, and one with everything but it and entropy."""
 
+ENTROPY = "entropy_only"
+
 TOLD = {
     "gains": "as published",
     "loses": "reversed",
@@ -217,6 +219,11 @@ def _at_end(run: Run, column: str) -> float:
     return mean(run.journal[column][-LAST:])
 
 
+def _most_paid(runs: Sequence[Run]) -> float:
+    """The largest share of a step's rollouts that was ever paid."""
+    return max((float(np.nanmax(run.journal["reward"])) for run in runs), default=float("nan"))
+
+
 def _saturation(trial: Trial, arm: str) -> Row:
     """Training on the one problem: what its label pays, when it is solved, what comes after that."""
     (recipe,) = trial.protocol.recipes
@@ -245,7 +252,7 @@ def _saturation(trial: Trial, arm: str) -> Row:
                 ("last", lambda run, key=key: _at_end(run, key)),
             )
         },
-        "most_paid": max((float(np.nanmax(run.journal["reward"])) for run in runs), default=None),
+        "most_paid": _most_paid(runs),
         "equal_last": mean(np.array([_at_end(run, "equal_groups") for run in runs])),
     }  # fmt: skip
 
@@ -281,6 +288,7 @@ def _terms(trial: Trial) -> list[Row]:
                 "entropy_coef": settings.entropy_coef, "weight_decay": settings.weight_decay,
                 "published": LOSS_TERMS[recipe] - LOSS_TERMS["none"] if arm == ONE else None, **own, "sign": sign(own["low"], own["high"]),
                 "entropy_last": mean(np.array([_at_end(run, "entropy") for run in _runs(trial, recipe, arm)])),
+                "most_paid": _most_paid(_runs(trial, recipe, arm)),
             }  # fmt: skip
             if arm != end.placebo:
                 than = interval(difference(trial, recipe, arm, end.placebo, end.step, end.metric))
@@ -328,7 +336,7 @@ def finding(made: Tables) -> Finding:
     else:
         verdict = "not at this scale"
     effect = (
-        f"over the base: {name(ONE)} {_gain(one)}, {name(FULL)} {_gain(full)}; {name(ONE)} after its problem is solved: "
+        f"over the base: {name(ONE)} {_gain(one)}, within these models {_within(one)}; {name(FULL)} {_gain(full)}; {name(ONE)} after its problem is solved: "
         f"{gain(later['gain'], later['low'], later['high'])}"
     )
     return Finding(verdict, Markdown(effect))
@@ -369,7 +377,7 @@ def page(made: Tables) -> Page:
         f"{counted(trial['runs'], 'run')} were planned, {count(trial['failed'])} of them failed.",
         caution=f"Intervals are over {counted(trial['models'], 'pretrained model')} and not adjusted; those *within* are over training seeds and "
         f"speak of these models alone. One problem was tried for all models, and another one may do better or worse. Gain after saturation is that of the runs that saturate. "
-        f"An optimiser that scales its steps moves as far for a small entropy term as for a large one where nothing else pulls: {name('entropy_only')} says what such steps do, "
+        f"An optimiser that scales its steps moves as far for a small entropy term as for a large one where nothing else pulls: {name(ENTROPY)} says what such steps do, "
         "not how strong the term is.",
     )  # fmt: skip
 
@@ -504,7 +512,22 @@ def _terms_table(made: Tables, trial: Row) -> Markdown:
         "within": "within these models", "unpaid": name(UNGUESSABLE), "random": name(trial["placebo"]),
         **{f"at {step}": f"{name(ONE)}, step {count(step)}" for step in steps},
     }  # fmt: skip
-    return Markdown(f"Gain over the base in points by the terms of the loss:\n\n{table(rows, heads)}")  # fmt: skip
+    alone = terms.get((ENTROPY, ONE))
+    most = max(
+        row["most_paid"]
+        for row in made["terms"]
+        if row["arm"] == UNGUESSABLE and row["policy_coef"]
+    )
+    heated = (
+        f"\n\nWith {name(ENTROPY)} the token entropy on the problem ends at {number(alone['entropy_last'], 3)} nats, with {name(PG)} at "
+        f"{number(terms[PG, ONE]['entropy_last'], 3)}."
+        if alone
+        else ""
+    )
+    return Markdown(
+        f"Gain over the base in points by the terms of the loss; the label of {name(UNGUESSABLE)} is paid in at most {points_of(most)} % of a step's rollouts where there is a policy gradient, so its column is "
+        f"what the terms beside the policy gradient do:\n\n{table(rows, heads)}{heated}"
+    )
 
 
 CLAIM = Claim(
