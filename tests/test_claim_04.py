@@ -222,7 +222,7 @@ def world(
     one: str = "gains", full: str = "gains", placebo: str = "gains", of: float | None = 0.9,
     later: tuple[float | None, float | None] = (0.01, 0.03), pg: str = "gains", quiet: str = NOTHING, order: str = "as published",
 ) -> dict:  # fmt: skip
-    row = {"mean": 0.1, "low": 0.05, "high": 0.15}
+    row = {"mean": 0.1, "low": 0.05, "high": 0.15, "within_low": 0.07, "within_high": 0.13}
     return {
         "gains": [
             {"arm": "ground_truth", "sign": full, "of_full": 1.0, **row},
