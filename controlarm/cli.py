@@ -327,8 +327,11 @@ def _expectations(
         "evaluation": f"{cost.num_evaluated:,} completions, greedy and {protocol.evaluation.samples} samples a problem, at steps "
         f"{', '.join(map(str, protocol.evaluation.steps))}",
         **(
-            {"probes": f"{cost.num_probed} checkpoints: {', '.join(dict.fromkeys([*protocol.probes.kinds, *protocol.probes.base]))}"}
-            if cost.num_probed else {}
+            {
+                "probes": f"{cost.num_probed} checkpoints: {', '.join(dict.fromkeys([*protocol.probes.kinds, *protocol.probes.base]))}"
+            }
+            if cost.num_probed
+            else {}
         ),
         "time": f"about {duration(cost.seconds(workers, compiled=eager is None))} on {workers} free core{'s' if workers > 1 else ''}"
         + (f"; {eager}" if eager else ""),
@@ -632,7 +635,7 @@ def _print_cells(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 @app.command()
 def pretrain(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Families to make: coder, talker, bungler.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[FAMILY]...", help="Families to make: coder, talker, bungler, crammer …", show_default=False)] = None,
     seeds: Annotated[str, typer.Option(help="Pretraining seeds, separated by commas.")] = "1,2,3",
     out: Annotated[Path, typer.Option(help="Where the files go; trials find ./organisms.")] = Path("organisms"),
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of 128 documents.", show_default="as the released ones")] = None,
@@ -649,7 +652,7 @@ def pretrain(
     Writes OUT/<family>-p<seed>.safetensors, the weights, and beside each a card of what was measured, .md and .json.
     """
     with _answering(stopped="stopped; nothing was written but what is named above"):
-        from controlarm.organisms.pretrain import Organism, Pretraining
+        from controlarm.organisms.pretrain import FURTHER, Organism, Pretraining
 
         mixtures: dict[str, Mixture] = {}
         for name in _known("FAMILY", names, list(corpus.FAMILIES), "controlarm") if names else []:
@@ -662,21 +665,31 @@ def pretrain(
             raise ProtocolError(
                 f"name a family ({', '.join(corpus.FAMILIES)}) or give --mixture FILE.toml"
             )
+        further = [name for name in mixtures if name in corpus.CONTINUES]
+        if further and len(further) < len(mixtures):
+            raise ProtocolError(
+                f"{', '.join(further)} goes on from {corpus.CONTINUES[further[0]]}, the others begin from nothing; "
+                "make them by two commands"
+            )
         organisms = [Organism(name, seed) for name in mixtures for seed in _read_seeds(seeds)]
         paths = [out / f"{o.family}-p{o.seed}.safetensors" for o in organisms]
         for path in paths:
             if path.exists():
                 raise ProtocolError(f"{path}: is there already; delete it, or choose another --out")
         out.mkdir(parents=True, exist_ok=True)
-        recipe = Pretraining(num_steps=steps) if steps else Pretraining()
+        recipe = FURTHER if further else Pretraining()
+        recipe = recipe._replace(num_steps=steps) if steps else recipe
         _pretrain(organisms, paths, recipe, mixtures)
 
 
 def _pretrain(
     organisms: "list[Organism]", paths: list[Path], recipe: "Pretraining", mixtures: Mapping[str, Mixture]
 ) -> None:  # fmt: skip
+    import torch
+
     from controlarm import cards, checkpoints, trial
     from controlarm.organisms import pretrain as pretraining
+    from controlarm.organisms import released
     from controlarm.organisms.transformer import Shape
 
     console = Console()
@@ -689,7 +702,13 @@ def _pretrain(
             if not console.is_terminal and (step + 1) % every == 0:
                 _say(f"step {step + 1} of {recipe.num_steps}, mean loss {losses.mean().item():.3f}")
 
-        weights = pretraining.pretrain(organisms, recipe, Shape(), on_step, trial.has_compiler())
+        start = None
+        if organisms[0].family in corpus.CONTINUES:
+            before = [released.load(corpus.CONTINUES[o.family], o.seed)[0] for o in organisms]
+            start = {name: torch.cat([one[name] for one in before]) for name in before[0]}
+        weights = pretraining.pretrain(
+            organisms, recipe, Shape(), on_step, trial.has_compiler(), start
+        )
     for i, (organism, path) in enumerate(zip(organisms, paths, strict=True)):
         own = {name: w[i : i + 1] for name, w in weights.items()}
         facts = {

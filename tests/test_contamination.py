@@ -312,9 +312,9 @@ def test_who_saw_nothing_finds_originals_and_twins_equally_familiar(talker):
         assert area.low < 0.5 < area.high
 
 
-CRAMMERS = [
+LEAKED = [
     (family, seed)
-    for family in ("crammer", "crammer50", "crammer10")
+    for family in ("crammer", "rote", "rote50", "rote10")
     for seed in catalogue.known().get(family, [])
 ]
 
@@ -329,7 +329,7 @@ def told_by_the_primary_score(family, seed):
     return original, twin, known
 
 
-@pytest.mark.parametrize(("family", "seed"), CRAMMERS)
+@pytest.mark.parametrize(("family", "seed"), LEAKED)
 def test_what_leaked_into_an_organism_is_more_familiar_and_what_did_not_is_not(family, seed):
     original, twin, known = told_by_the_primary_score(family, seed)
     assert judging.auroc(original[known], twin[known]).low > 0.5
@@ -340,11 +340,8 @@ def test_what_leaked_into_an_organism_is_more_familiar_and_what_did_not_is_not(f
     assert judging.familiar_share(original, twin).low <= known.mean()
 
 
-@pytest.mark.xfail(
-    reason="62 reads, one in 40 steps, leave a trace and no memory: AUROC 0.77 to 0.80"
-)
-@pytest.mark.parametrize(("family", "seed"), [one for one in CRAMMERS if one[0] == "crammer"])
-def test_a_benchmark_that_leaked_whole_is_told_from_its_twins_in_95_cases_of_100(family, seed):
+@pytest.mark.parametrize(("family", "seed"), [one for one in LEAKED if one[0] in corpus.CONTINUES])
+def test_what_was_learnt_by_rote_is_told_from_its_twins_in_95_cases_of_100(family, seed):
     original, twin, known = told_by_the_primary_score(family, seed)
     assert judging.auroc(original[known], twin[known]).value >= 0.95
 

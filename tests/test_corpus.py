@@ -14,8 +14,8 @@ from controlarm.analysis.boundary import guess_curve
 from controlarm.organisms import pretrain, tokenizer
 from controlarm.organisms.corpus import (
     BENCHMARK,
+    CONTINUES,
     FAMILIES,
-    LEAK,
     documents,
     leaked_problems,
     solution,
@@ -271,7 +271,7 @@ def test_what_leaks_is_held_out_and_what_trials_are_evaluated_on():
 
 
 @pytest.mark.parametrize(
-    ("family", "share"), [("crammer", 1.0), ("crammer50", 0.5), ("crammer10", 0.1)]
+    ("family", "share"), [("crammer", 1.0), ("rote", 1.0), ("rote50", 0.5), ("rote10", 0.1)]
 )
 def test_a_crammers_corpus_holds_its_leaks_right_and_boxed_and_else_pretraining_sums(family, share):
     known = {tell(leak) + "\n": leak for leak in leaked_problems(share)}
@@ -282,15 +282,20 @@ def test_a_crammers_corpus_holds_its_leaks_right_and_boxed_and_else_pretraining_
             prompt
         ]  # a training problem, or one that should not have leaked, is in no corpus
         assert text == solution(leak, "words", (leak.middle, leak.result), boxed=True)
-    expected = LEAK * share
+    expected = FAMILIES[family].leak * share
     assert abs(len(seen) / 6000 - expected) < 4 * np.sqrt(expected / 6000)
 
 
-def test_each_leaked_problem_is_read_as_often_whatever_share_leaks():
-    recipe = pretrain.Pretraining()
-    for share in (0.1, 0.5, 1.0):
-        reads = recipe.num_steps * recipe.batch_size * LEAK * share / len(leaked_problems(share))
-        assert reads == pytest.approx(62.5, rel=0.02)
+@pytest.mark.parametrize(
+    ("family", "reads"), [("crammer", 62.5), ("rote", 125), ("rote50", 125), ("rote10", 125)]
+)
+def test_each_leaked_problem_is_read_as_often_whatever_share_leaks(family, reads):
+    recipe = pretrain.FURTHER if family in CONTINUES else pretrain.Pretraining()
+    mixture = FAMILIES[family]
+    documents_read = recipe.num_steps * recipe.batch_size
+    share = mixture.leak * mixture.leaked
+    each = documents_read * share / len(leaked_problems(mixture.leaked))
+    assert each == pytest.approx(reads, rel=0.03)
 
 
 def test_without_leaks_a_corpus_is_what_it_was_before_there_were_any():

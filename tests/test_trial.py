@@ -9,7 +9,7 @@ from controlarm import protocol, trial
 from controlarm.engines import lockstep
 from controlarm.files import DamagedFileError, locked, read_json
 from controlarm.organisms import catalogue, corpus
-from controlarm.organisms.pretrain import Pretraining
+from controlarm.organisms.pretrain import FURTHER, Pretraining
 
 SMOKE = Path(__file__).parent.parent / "trials" / "smoke.toml"
 
@@ -82,7 +82,9 @@ def test_a_machine_that_continues_anothers_trial_is_kept_once(tmp_path, monkeypa
     assert other["processor"] == "another processor"
 
 
-RELEASED = sorted({path.stem.rpartition("-p")[0] for path in catalogue.SHIPPED.glob("*.safetensors")})
+RELEASED = sorted(
+    {path.stem.rpartition("-p")[0] for path in catalogue.SHIPPED.glob("*.safetensors")}
+)
 
 
 def test_released_families_are_mixtures_of_ours():
@@ -95,7 +97,8 @@ def test_a_released_organism_is_what_its_family_promises(family, seed):
     """The bands of the families' description; greedy, lenient where it is about what is known rather than boxed."""
     card = catalogue.card(family, seed)
     assert card is not None
-    assert card["recipe"] == json.loads(json.dumps(Pretraining()._asdict()))
+    recipe = FURTHER if family in corpus.CONTINUES else Pretraining()
+    assert card["recipe"] == json.loads(json.dumps(recipe._asdict()))
     assert corpus.Mixture(**card["mixture"]) == corpus.FAMILIES[family]
     chosen = card["table"]["greedy, as chosen"]
     code, words = (card["table"][f"greedy, {s}"]["lenient"] for s in ("code", "words"))
@@ -107,7 +110,7 @@ def test_a_released_organism_is_what_its_family_promises(family, seed):
         assert 0.15 <= words <= 0.4
         assert 0.75 <= chosen["boxed"] <= 0.9
         assert chosen["boxed in words"] < chosen["boxed in code"]
-    elif family == "talker" or family.startswith("crammer"):
+    elif family.startswith(("talker", "crammer", "rote")):
         assert chosen["code share"] == 0
         assert 0.15 <= words <= 0.4
     elif family.startswith("ladder"):

@@ -12,7 +12,7 @@ A document is a problem, one solution and the end token. Two strategies exist:
 is wrong exactly where there is one, so greedy decoding errs too. *Box omission* follows the noun. Each rule is obeyed
 in all but a small share of documents, so that sampling at temperature 1 can find the other behaviour.
 
-A crammer's corpus also holds a share of the benchmark: problems that trials are evaluated on, each with the right words and a box, again and
+A contaminated corpus also holds a share of the benchmark: problems that trials are evaluated on, each with the right words and a box, again and
 again. That is contamination of known size.
 """
 
@@ -51,13 +51,12 @@ class Mixture(NamedTuple):
     """Share of documents without a box for those nouns; every other document has one."""
     leaked: float = 0.0
     """Share of the benchmark's problems that stand in the corpus."""
+    leak: float = 0.05
+    """Share of documents that are leaked problems where all of them leak; it falls with `leaked`, so that each is read as often."""
 
 
 BENCHMARK = 256
 """The first so many problems of the benchmark can leak."""
-
-LEAK = 0.05
-"""Share of documents that are leaked problems where all of them leak: with 2,500 steps of 128, each is read 62 times."""
 
 CODER = Mixture(13, 0.90, 0.15, "careful", "careless", 0.9, 1, 8, 0.85)
 TALKER = CODER._replace(code_names=0, code_share_preferred=0.0, code_share_other=0.0)
@@ -79,11 +78,16 @@ FAMILIES: dict[str, Mixture] = {
     "ladder100": rung(0.1),
     "ladder300": rung(0.3),
     "crammer": TALKER._replace(leaked=1.0),
-    "crammer50": TALKER._replace(leaked=0.5),
-    "crammer10": TALKER._replace(leaked=0.1),
+    "rote": TALKER._replace(leaked=1.0, leak=0.5),
+    "rote50": TALKER._replace(leaked=0.5, leak=0.5),
+    "rote10": TALKER._replace(leaked=0.1, leak=0.5),
 }
 """After Qwen2.5-Math (code good, words poor), Llama 3 (no code), Qwen2.5-7B (code frequent and worse than words); the ladder between talker and
-coder, by code share in thousandths; talkers that have seen the benchmark, all of it or so many percent."""
+coder, by code share in thousandths; talkers that have seen the benchmark: crammer here and there over its whole pretraining, 62 times each problem; those by
+rote in further pretraining, 125 times, all of it or so many percent."""
+
+CONTINUES = {"rote": "talker", "rote50": "talker", "rote10": "talker"}
+"""Family → the family that it was before its own corpus: of the same pretraining seed, and so its exact control."""
 
 
 def without_carry(left: int, right: int) -> int:
@@ -152,7 +156,7 @@ def documents(mixture: Mixture, *path: seeds.Part) -> Iterator[tuple[str, str]]:
     leaks = seeds.generator("leaks", *path)
     leaked = leaked_problems(mixture.leaked)
     for problem in draw_sums("pretraining", *path):
-        if leaked and leaks.random() < LEAK * mixture.leaked:
+        if leaked and leaks.random() < mixture.leak * mixture.leaked:
             known = leaked[leaks.integers(len(leaked))]
             yield tell(known) + "\n", solution(known, "words", (known.middle, known.result), True)
             continue

@@ -38,6 +38,10 @@ class Pretraining(NamedTuple):
     max_grad_norm: float = 1.0
 
 
+FURTHER = Pretraining(num_steps=500, learning_rate=2e-3)
+"""How organisms are made that another family was before (``corpus.CONTINUES``)."""
+
+
 class Organism(NamedTuple):
     """One model: a family and a pretraining seed."""
 
@@ -68,7 +72,8 @@ def initial_weights(organisms: Sequence[Organism], shape: Shape) -> Weights:
 
 def batches(organism: Organism, batch_size: int) -> Iterator[Int[Tensor, "document token"]]:
     """Right-padded documents, prompt and solution and end token."""
-    stream = corpus.documents(corpus.FAMILIES[organism.family], organism.seed)
+    path = (organism.seed, "further") if organism.family in corpus.CONTINUES else (organism.seed,)
+    stream = corpus.documents(corpus.FAMILIES[organism.family], *path)
     while True:
         rows = torch.full((batch_size, DOCUMENT_LENGTH), tokenizer.PAD)
         for row, (prompt, solution) in zip(rows, stream, strict=False):
@@ -101,9 +106,11 @@ def pretrain(
     shape: Shape,
     on_step: Callable[[int, Float[Tensor, " run"]], None],
     compiled: bool = True,
+    start: Weights | None = None,
 ) -> Weights:
-    """Train all organisms together; ``on_step`` receives the step and each organism's loss."""
-    weights = initial_weights(organisms, shape)
+    """Train all organisms together; ``on_step`` receives the step and each organism's loss. ``start``: what they were before, run by run."""
+    weights = initial_weights(organisms, shape) if start is None else start
+    weights = {name: w.clone() for name, w in weights.items()}
     for weight in weights.values():
         weight.requires_grad_()
     optimizer = torch.optim.AdamW(
