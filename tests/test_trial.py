@@ -1,6 +1,7 @@
 """A trial's folder before and between runs: what is checked, what is part of its identity, what is kept of machines."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,15 @@ def written(tmp_path: Path, old: str = "", new: str = "") -> Path:
 
 @pytest.mark.parametrize("path", sorted(SMOKE.parent.glob("*.toml")), ids=lambda path: path.stem)
 def test_every_trial_of_the_repository_can_be_run(path):
-    assert trial.check(protocol.load(path)) == []
+    """With the organisms that ship, or with those whose making the trial file tells."""
+    made = re.findall(r"controlarm pretrain ([\w ]+?) --seeds", path.read_text(encoding="utf-8"))
+    ours = {name for names in made for name in names.split()}
+    found = [
+        problem
+        for problem in trial.check(protocol.load(path))
+        if not any(f"no organism {name!r}" in problem for name in ours)
+    ]
+    assert found == [] and ours <= corpus.FAMILIES.keys()
 
 
 @pytest.mark.parametrize("part", ["detectors", "engine", "grader", "problems", "templates"])
