@@ -78,7 +78,7 @@ def rollout_batch(
     trees = trees_of(prompts, tokens, gains != 0, shape)
     return prompts, Batch(
         trees, tokens, torch.tensor(moved == 0), logprobs - log_ratios,
-        gains, None,
+        gains[..., None],
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def trl_gradient(
         "prompt_mask": (prompts[0] != tokenizer.PAD).long(),
         "completion_ids": completions,
         "completion_mask": batch.real[0].long(),
-        "advantages": torch.from_numpy(batch.advantages[0]).float(),
+        "advantages": torch.from_numpy(batch.advantages[0, :, 0]).float(),
         "num_items_in_batch": batch.real.sum(),
     }
     if not batch.on_policy:

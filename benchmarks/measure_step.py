@@ -28,7 +28,7 @@ from controlarm.packing import Trees
 from controlarm.sampling import Completions
 from controlarm.update import DTYPES
 
-PARTS = {"trees_of": "packing", "score": "scoring", "update": "update"}
+PARTS = {"trees_of": "packing", "look": "scoring", "update": "update"}
 """Functions of the training loop that are timed apart within learning."""
 
 

@@ -14,14 +14,13 @@ from torch import Tensor
 
 from benchmarks.measured import problems
 from controlarm import prompts, seeds
-from controlarm.advantages import group_relative
 from controlarm.organisms import released, tokenizer
 from controlarm.organisms.pretrain import Organism, initial_weights
 from controlarm.organisms.tokenizer import END
 from controlarm.organisms.transformer import Shape, Weights
 from controlarm.protocol import Recipe
 from controlarm.sampling import Completions, gumbel_noise, sample
-from controlarm.train import Prompts, Settings, State, learn
+from controlarm.train import Prompts, Rollouts, Settings, State, learn
 from controlarm.update import compute_weights
 
 PROMPT_LENGTH = 18
@@ -73,7 +72,7 @@ class Step(NamedTuple):
     workload: Workload
     state: State
     asked: Prompts
-    advantages: np.ndarray
+    rewards: np.ndarray
     settings: Settings
 
     def decode(self) -> Completions:
@@ -89,7 +88,11 @@ class Step(NamedTuple):
 
     def learn(self, completions: Completions) -> None:
         """Pack, score what later updates need, and make all updates."""
-        learn(self.state, self.asked, completions, self.advantages, self.settings, None)
+        runs, num_prompts, _ = self.rewards.shape
+        chosen = np.tile(np.arange(num_prompts), (runs, 1))
+        generated = np.full(runs, self.rewards[0].size)
+        taken = Rollouts(self.asked.tokens, completions, self.rewards, None, chosen, generated)
+        learn(self.state, taken, self.settings, None)
 
 
 def weights_of(work: Workload, runs: int) -> Weights:
@@ -135,7 +138,7 @@ def make(work: Workload) -> Step:
         work,
         State.start(weights_of(work, work.runs), work.recipe),
         Prompts(asked, noise(work).to(work.device)),
-        group_relative(coins.astype(np.float64)),
+        coins.astype(np.float64),
         Settings(work.recipe, work.sizes, work.compiled),
     )
 

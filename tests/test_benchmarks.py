@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import ceiling, flops, gpu, growth, harness, lockstep_gain, overhead
 from benchmarks.workload import Workload, make, weights_of
+from controlarm.advantages import group_relative
 from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape, rotary
 from controlarm.packing import Layout, pack
@@ -42,11 +43,10 @@ def rollouts(step):
 def test_operations_of_an_update_are_those_that_torch_counts():
     step = make(small())
     prompts, completions = rollouts(step)
-    gains = step.advantages.reshape(completions.shape[:2])
+    gains = group_relative(step.rewards).reshape(completions.shape[:2])
     trees = trees_of(prompts, completions, gains != 0, SHAPE)
-    batch = Batch(
-        trees, completions, torch.tensor(True), torch.zeros(completions.shape), gains, None
-    )
+    old = torch.zeros(completions.shape)
+    batch = Batch(trees, completions, torch.tensor(True), old, gains[..., None])
     one = next(trees.passes())
     terms = terms_of(batch, step.settings.recipe, step.state.active)
     compute = compute_weights(step.state.weights, step.settings.recipe)

@@ -178,9 +178,9 @@ def test_without_transformers_the_error_names_the_extra(tmp_path, monkeypatch):
 
 def make_batch(rollouts, advantages, on_policy, old_logprobs):
     prompts, completions = padded(rollouts)
-    gains = np.array([advantages])
-    trees = trees_of(prompts, completions, gains != 0, SHAPE)
-    return Batch(trees, completions, torch.tensor(on_policy), old_logprobs, gains, None)
+    gains = np.array([advantages])[..., None]
+    trees = trees_of(prompts, completions, gains[..., 0] != 0, SHAPE)
+    return Batch(trees, completions, torch.tensor(on_policy), old_logprobs, gains)
 
 
 def logprobs_of(prompts, completions):

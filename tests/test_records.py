@@ -35,16 +35,16 @@ def test_a_record_is_of_the_protocol_that_it_names(record: Path):
 def test_runs_of_a_record_that_had_no_gradient_have_a_ratio_of_one(record: Path):
     """Drift is of the weights, not of the programs that score them; with two updates a step, the second has old scores."""
     still = 0
-    for grad_norm, ratio_max, approx_kl in journals(record):
-        if not grad_norm.any():
+    for grad_norm, ratio_max, approx_kl, weight_decay in journals(record):
+        if not grad_norm.any() and not weight_decay.any():
             still += 1
             assert not ratio_max.any() and not approx_kl.any()
     assert still or "constant" not in protocol.load(record / "protocol.toml").arms
 
 
 def journals(record: Path) -> list[tuple[np.ndarray, ...]]:
-    """Gradient norm, largest log-ratio and approximate KL of each run."""
-    names = ("grad_norm", "ratio_max", "approx_kl")
+    """Gradient norm, largest log-ratio, approximate KL and weight decay of each run."""
+    names = ("grad_norm", "ratio_max", "approx_kl", "weight_decay")
     if archive.is_archive(record):
         found = archive.journals(record, names).values()
     else:

@@ -37,7 +37,7 @@ def cut(prompts, batch):
     lengths = 1 + 5 * torch.arange(batch.completions.shape[1]) % batch.completions.shape[2]
     beyond = torch.arange(batch.completions.shape[2]) >= lengths[:, None]
     completions = batch.completions.masked_fill(beyond, tokenizer.PAD)
-    trees = trees_of(prompts, completions, batch.advantages != 0, SHAPE)
+    trees = trees_of(prompts, completions, batch.advantages[..., 0] != 0, SHAPE)
     return batch._replace(completions=completions, trees=trees)
 
 
