@@ -107,7 +107,9 @@ REWARD_DESIGN_SHARE = {0.20: 1.39, 0.80: 0.05}
 first, the paper 139 %, and only that goes with an elicitation below nothing there, which it reports)."""
 
 WHEN_NOT_HOW = Source(
-    "Base Models Know How to Reason, Thinking Models Learn When", "2510.07364", "abstract, version 3"
+    "Base Models Know How to Reason, Thinking Models Learn When",
+    "2510.07364",
+    "abstract, version 3",
 )
 
 RECOVERED = 0.91

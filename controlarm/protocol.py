@@ -169,7 +169,7 @@ class Recipe(Part):
         idle = [n for n in ("value_coef", "gae_lambda") if getattr(self, n) != fields[n].default]
         if idle and not self.learns_values:
             raise ValueError(
-                f"{', '.join(idle)}: does nothing with credit = {self.credit!r}; remove it, or say credit = \"gae\""
+                f'{", ".join(idle)}: does nothing with credit = {self.credit!r}; remove it, or say credit = "gae"'
             )
         if self.ratio == "sequence" and self.learns_values:
             raise ValueError(

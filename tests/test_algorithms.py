@@ -89,7 +89,9 @@ def test_the_value_head_stays_out_of_what_is_kept_and_evaluated(finished):
 def test_equal_rewards_teach_nothing_exactly_where_the_recipe_says_so(finished, recipe):
     unmoved = same(last_weights(finished, recipe, "constant"), own(organisms(), 0))
     assert unmoved or not finished.protocol.recipes[recipe].only_reward_acts
-    assert unmoved != (recipe in ("ppo", "plain")), "dapo's penalty finds nothing that is too long here"
+    assert unmoved != (recipe in ("ppo", "plain")), (
+        "dapo's penalty finds nothing that is too long here"
+    )
 
 
 def test_a_value_head_learns_what_a_constant_reward_is(tmp_path):

@@ -176,7 +176,7 @@ def world(signs: dict[str, str] | None = None, kept: dict[str, str] | None = Non
     return {"gains": gains, "compounds": [pair]}
 
 
-NEITHER = dict.fromkeys(c03.PLAIN, NOTHING)
+NEITHER: dict[str, str] = dict.fromkeys(c03.PLAIN, NOTHING)
 
 
 @pytest.mark.parametrize(
