@@ -357,6 +357,64 @@ def test_a_page_is_made_though_arms_and_families_are_missing(root):
     assert six.page(made | {"gains": [], "order": [], "pairs": []}).caution
 
 
+def of(rows: list[dict], family: str, arm: str) -> dict:
+    (row,) = [row for row in rows if (row["family"], row["arm"]) == (family, arm)]
+    return row
+
+
+def test_a_gain_by_luck_is_marked_and_is_no_gain_of_coins(published):
+    made = made_of(published)
+    calm = six.page(made).found
+    row = of(made["gains"], "talker", "random")
+    row |= {"gain": 0.002, "low": 0.001, "high": 0.003, "within_low": -0.002, "within_high": 0.007}
+    row |= {"sign": "gains", "within_sign": NOTHING, "by_luck": True}
+    found = six.page(made).found
+    assert "+0.2 (+0.1 to +0.3; −0.2 to +0.7) ‡" in found
+    assert "`random`‡" in found and "gains nowhere but by luck" in found
+    assert "‡" not in calm and "gains nowhere." in calm
+    row["by_luck"] = False
+    assert "gains on `talker`." in six.page(made).found
+
+
+def test_what_boxes_add_and_what_is_left_without_them_is_the_gain(published):
+    made = made_of(published)
+    for row in made["gains"]:
+        parts = of(made["boxes"], row["family"], row["arm"])
+        left = parts["lenient"]["mean"] + parts["boxes"]["mean"]
+        assert left == pytest.approx(row["gain"], abs=1e-12)
+
+
+def test_an_arm_that_the_lenient_grader_sees_gain_nothing_gains_boxes_alone(published):
+    made = made_of(published)
+    assert "Only boxes" not in six.page(made | {"boxes": []}).found
+    of(made["boxes"], "coder", "format")["lenient"]["within_sign"] = "loses"
+    of(made["boxes"], "coder", "incorrect")["lenient"]["within_sign"] = "loses"  # it gains nothing
+    of(made["boxes"], "coder", "ground_truth")["lenient"]["within_sign"] = "gains"
+    (said,) = re.findall(r"Only boxes are gained on `coder` ([^.]*)\.", six.page(made).found)
+    assert "`format`" in said and "`incorrect`" not in said and "`ground_truth`" not in said
+
+
+def test_a_control_that_failed_is_named_with_its_reason_and_one_that_held_is_not(published):
+    made = made_of(published)
+    row = of(made["placebo"], "coder", "ground_truth")
+    assert row["primary"]
+    row |= {"p": 0.009, "p_holm": 0.047, "smallest": 0.569, "models": [0.33, 0.31, 0.22], "verdict": "inconclusive"}  # fmt: skip
+    control = {"family": "coder", "arm": "ground_truth", "expect": "superior", "found": "inconclusive", "held": False}  # fmt: skip
+    found = six.page(made | {"controls": [control]}).found
+    assert "`ground_truth` on `coder` was to be superior and came out inconclusive" in found
+    assert "+33.0, +31.0, +22.0" in found and "+56.9" in found and "0.04700 by Holm" in found
+    assert "was to be" not in six.page(made | {"controls": [control | {"held": True}]}).found
+
+
+def test_holms_level_is_that_at_which_the_reports_verdict_turns(published):
+    report = json.loads((record_of(published) / "report.json").read_text(encoding="utf-8"))
+    alpha = report["trial"]["protocol"]["endpoint"]["alpha"]
+    rows = [row for row in made_of(published)["placebo"] if row["primary"]]
+    assert rows
+    for row in rows:
+        assert (row["p"] < row["level"]) == (row["p_holm"] < alpha) == (row["verdict"] == "superior")  # fmt: skip
+
+
 # Several trials, several claims on one record.
 
 
