@@ -10,10 +10,10 @@ from statsmodels.stats.proportion import proportion_confint
 
 from controlarm import seeds
 from controlarm.analysis import transitions
+from controlarm.analysis.coverage import clopper_pearson
 from controlarm.analysis.transitions import (
     FEWEST_POINTS,
     TEN_TO_NINETY,
-    clopper_pearson,
     false_detections,
     transition,
 )

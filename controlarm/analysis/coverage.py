@@ -34,14 +34,22 @@ class Share(NamedTuple):
         return self.part / self.whole if self.whole else float("nan")
 
 
-def share(part: int, whole: int, level: float = 0.95) -> Share:
-    """Exact binomial interval (Clopper & Pearson 1934): covers at least ``level``, whatever the rate and however few."""
+def clopper_pearson(part: float, whole: float, level: float = 0.95) -> tuple[float, float]:
+    """Exact binomial interval (Clopper & Pearson 1934): covers at least ``level``, whatever the rate and however few. NaN of nothing.
+
+    An effective number of trials need not be whole.
+    """
     if not whole:
-        return Share(part, whole, float("nan"), float("nan"))
+        return float("nan"), float("nan")
     tail = (1 - level) / 2
     low = float(stats.beta.ppf(tail, part, whole - part + 1)) if part else 0.0
     high = float(stats.beta.isf(tail, part + 1, whole - part)) if part < whole else 1.0
-    return Share(part, whole, low, high)
+    return low, high
+
+
+def share(part: int, whole: int, level: float = 0.95) -> Share:
+    """A share of problems with its interval."""
+    return Share(part, whole, *clopper_pearson(part, whole, level))
 
 
 def smallest_visible(num_samples: int, missed: float = 0.05) -> float:

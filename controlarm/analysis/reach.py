@@ -9,7 +9,6 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 
 from controlarm.analysis import bands, boundary, coverage
 from controlarm.analysis.bands import Band, Crossover
@@ -63,14 +62,9 @@ def share_interval(
     Units share their problems, so pairs are no independent trials: the interval is that of the same share of ``whole/num_units`` problems (an effective sample
     size, Korn & Graubard 1998), ``coverage.share`` where there is one unit. NaN of nothing.
     """
-    if not whole:
-        return float("nan"), float("nan")
     problems = whole / num_units
-    count = problems * (part / whole)
-    tail = (1 - level) / 2
-    low = float(stats.beta.ppf(tail, count, problems - count + 1)) if part else 0.0
-    high = float(stats.beta.isf(tail, count + 1, problems - count)) if part < whole else 1.0
-    return low, high
+    count = problems * (part / whole) if whole else 0.0
+    return coverage.clopper_pearson(count, problems, level)
 
 
 class Comparison(NamedTuple):

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from scipy import special, stats
 
 from controlarm.analysis.contrasts import ROUNDING
+from controlarm.analysis.coverage import clopper_pearson
 
 Shape = Literal["constant", "linear", "step", "logistic"]
 Verdict = Literal["constant", "linear", "step", "logistic", "unknown"]
@@ -423,13 +424,3 @@ def false_detections(
     detected, count = verdicts["step"] + verdicts["logistic"], len(curves) - unknown
     rate = detected / count if count else nan
     return FalseDetections(rate, clopper_pearson(detected, count), detected, count, unknown, dict(verdicts))  # fmt: skip
-
-
-def clopper_pearson(successes: int, trials: int, level: float = 0.95) -> tuple[float, float]:
-    """Exact interval of a probability (Clopper and Pearson 1934): it covers at least ``level``. NaN without a trial."""
-    if trials == 0:
-        return nan, nan
-    tail = (1 - level) / 2
-    low = float(stats.beta.ppf(tail, successes, trials - successes + 1)) if successes else 0.0
-    high = float(stats.beta.isf(tail, successes + 1, trials - successes)) if successes < trials else 1.0  # fmt: skip
-    return low, high
