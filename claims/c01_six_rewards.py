@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from scipy import stats
 
+from claims import two_intervals
 from claims.ledger import Claim, Finding, Page, Records, Tables
 from claims.markdown import (
     Markdown,
@@ -45,19 +46,6 @@ MODELS = "Qwen2.5-Math-7B on MATH-500"
 OTHERS = "Llama 3 and OLMo 2"
 
 Row = dict[str, Any]
-Sign = Literal["gains", "loses", "not told apart from the base", "gains exactly nothing"]
-
-
-def sign(low: float | None, high: float | None) -> Sign:
-    """What the 95 % interval of a gain over the base says; without one nothing is told apart."""
-    if low is None or high is None:
-        return "not told apart from the base"
-    if low == high == 0:
-        return "gains exactly nothing"
-    return "gains" if low > 0 else "loses" if high < 0 else "not told apart from the base"
-
-
-from claims import two_intervals  # noqa: E402 - it takes `sign` from here
 
 
 def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
@@ -108,7 +96,7 @@ def _gain(row: Row, placebo: Row | None) -> Row:
     within = two_intervals.both(two_intervals.by_unit(row["units"], "difference"))
     return {
         "family": row["family"], "arm": row["arm"], "published": SIX_REWARDS.get(row["arm"]),
-        "gain": row["estimate"], "low": low, "high": high, "sign": sign(low, high), "by_luck": row["by_luck"],
+        "gain": row["estimate"], "low": low, "high": high, "sign": two_intervals.sign(low, high), "by_luck": row["by_luck"],
         **{key: within[key] for key in ("within_low", "within_high", "within_sign")},
         "over_placebo": (placebo or {}).get("estimate"), "over_low": over[0], "over_high": over[1],
         "verdict": (placebo or {}).get("verdict"),
@@ -124,7 +112,9 @@ def _pair(family: str, first: Row, second: Row) -> Row:
     both = sorted(values[0].keys() & values[1].keys())
     e = over_units({unit: values[0][unit] - values[1][unit] for unit in both})
     low, high = (None, None) if e.note else t_interval(e, 0.95)
-    told = {"gains": "as published", "loses": "reversed"}.get(sign(low, high), "not told apart")
+    told = {"gains": "as published", "loses": "reversed"}.get(
+        two_intervals.sign(low, high), "not told apart"
+    )
     return {
         "family": family, "first": first["arm"], "second": second["arm"], "difference": e.mean,
         "low": low, "high": high, "order": told,

@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from claims.c01_six_rewards import sign
 from claims.ledger import Claim, Finding, Page, Records, Tables
 from claims.markdown import (
     Markdown,
@@ -26,6 +25,7 @@ from claims.published import (
     ONE_SHOT_LABELS,
     ONE_SHOT_MATH500,
 )
+from claims.two_intervals import sign
 from controlarm.analysis import decomposition, saturation
 from controlarm.analysis.contrasts import over_units, t_interval, unit_differences, within_models
 from controlarm.analysis.folder import BASE, Run, Trial

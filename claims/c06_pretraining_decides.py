@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow.compute as pc
 
-from claims.c01_six_rewards import HOME, QUIET, sign
+from claims.c01_six_rewards import HOME, QUIET
 from claims.ledger import Claim, Finding, Page, Record, Records, Tables
 from claims.markdown import (
     Markdown,
@@ -36,7 +36,7 @@ from claims.published import (
     NOISY_REWARDS,
     TRULY_INCORRECT,
 )
-from claims.two_intervals import SAID, by_unit, minus
+from claims.two_intervals import SAID, by_unit, minus, sign
 from controlarm import archive, markup
 from controlarm.analysis import laws, pretraining, probes
 from controlarm.analysis.contrasts import Estimate, over_units, t_interval

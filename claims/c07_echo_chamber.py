@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from claims.c01_six_rewards import sign
 from claims.c04_one_shot import interval
 from claims.ledger import Claim, Finding, Page, Records, Tables
 from claims.markdown import (
@@ -22,6 +21,7 @@ from claims.markdown import (
     table,
 )
 from claims.published import ECHO_CHAMBER, ECHO_KL, ECHO_WINNER
+from claims.two_intervals import sign
 from controlarm.analysis import decomposition, transitions
 from controlarm.analysis.boundary import mean_pass_at_k
 from controlarm.analysis.contrasts import unit_differences

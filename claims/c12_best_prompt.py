@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from claims.c01_six_rewards import HOME, QUIET, sign
+from claims.c01_six_rewards import HOME, QUIET
 from claims.ledger import Claim, Finding, Page, Record, Records, Tables
 from claims.markdown import Markdown, count, counted, gain, inert, listed, name, points, table
 from claims.published import BETTER_BASELINE, FORCED_CODE, NONSENSE_PROMPT, PROMPTS_ALONE
-from claims.two_intervals import READING, SAID, both, by_unit, minus, shown
+from claims.two_intervals import READING, SAID, both, by_unit, minus, shown, sign
 from controlarm.analysis import probes
 from controlarm.analysis.contrasts import over_units, t_interval
 from controlarm.analysis.folder import BASE

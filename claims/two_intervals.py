@@ -5,18 +5,27 @@ the second finds such an effect and promises nothing for another model. Both sta
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
-from claims.c01_six_rewards import sign
 from claims.markdown import Markdown, inert, points
 from controlarm import markup
 from controlarm.analysis.contrasts import over_units, t_interval, within_models
 from controlarm.protocol import Unit
 
 Row = dict[str, Any]
+Sign = Literal["gains", "loses", "not told apart from the base", "gains exactly nothing"]
 
 READING = "95 % intervals: first over the models, then over training seeds within these models"
 """What stands over a table of `shown` cells."""
+
+
+def sign(low: float | None, high: float | None) -> Sign:
+    """What the 95 % interval of a gain over the base says; without one nothing is told apart."""
+    if low is None or high is None:
+        return "not told apart from the base"
+    if low == high == 0:
+        return "gains exactly nothing"
+    return "gains" if low > 0 else "loses" if high < 0 else "not told apart from the base"
 
 
 def by_unit(units: Sequence[Mapping[str, Any]], column: str) -> dict[Unit, float]:

@@ -16,6 +16,7 @@ from hostile import NASTY
 from markdown_it import MarkdownIt
 
 from claims import c01_six_rewards as six
+from claims import two_intervals
 from claims.ledger import (
     HOME,
     Claim,
@@ -319,7 +320,7 @@ def test_the_ranks_correlate_as_counted_by_hand():
     ],
 )  # fmt: skip
 def test_a_sign_is_what_the_interval_says(low, high, said):
-    assert six.sign(low, high) == said
+    assert two_intervals.sign(low, high) == said
 
 
 def world(signs: dict[str, str], quiet: str = "gains exactly nothing", reverse: int = 0) -> dict:
