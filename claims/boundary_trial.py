@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 
 from claims.ledger import Record
 from claims.markdown import Markdown, gain
+from claims.two_intervals import minus
 from controlarm.analysis import boundary
 from controlarm.analysis.boundary import Tries
 from controlarm.analysis.contrasts import over_units, t_interval
@@ -61,11 +62,6 @@ def sign(low: float, high: float) -> Sign:
 def shown(row: Row | None) -> Markdown | None:
     """A row of `told` in points, with its interval."""
     return None if row is None else gain(row["mean"], row["low"], row["high"])
-
-
-def minus(first: Mapping[Unit, float], second: Mapping[Unit, float]) -> dict[Unit, float]:
-    """The difference in every unit that has both."""
-    return {unit: first[unit] - second[unit] for unit in sorted(first.keys() & second.keys())}
 
 
 def successes(evaluation: Evaluation, notion: Notion) -> Successes:

@@ -105,12 +105,8 @@ def _gain(row: Row, placebo: Row | None) -> Row:
 
 def _pair(family: str, first: Row, second: Row) -> Row:
     """Two arms in the published order: the first one's value minus the second's, by unit."""
-    values = [
-        {Unit(unit["pretraining_seed"], unit["seed"]): unit["arm_value"] for unit in row["units"]}
-        for row in (first, second)
-    ]
-    both = sorted(values[0].keys() & values[1].keys())
-    e = over_units({unit: values[0][unit] - values[1][unit] for unit in both})
+    values = (two_intervals.by_unit(row["units"], "arm_value") for row in (first, second))
+    e = over_units(two_intervals.minus(*values))
     low, high = (None, None) if e.note else t_interval(e, 0.95)
     told = {"gains": "as published", "loses": "reversed"}.get(
         two_intervals.sign(low, high), "not told apart"

@@ -22,6 +22,7 @@ from claims.published import (
     COIN_GAINS,
     EXPLORATION,
 )
+from claims.two_intervals import minus
 from controlarm.analysis.contrasts import (
     Estimate,
     estimate,
@@ -153,11 +154,6 @@ def before(records: Records, cell: Cell, outcome: str) -> Values:
     if cell.trial == MATCHED:
         return values(records, Cell(FULL, CLIPPED, 1, cell.arms), outcome)
     return values(records, cell._replace(step=1), outcome)
-
-
-def minus(first: Values, second: Values) -> Values:
-    """By unit and arm, where both are there."""
-    return {key: first[key] - second[key] for key in first if key in second}
 
 
 def compare(differences: Values) -> Row:

@@ -25,9 +25,9 @@ from claims.published import (
     ONE_SHOT_LABELS,
     ONE_SHOT_MATH500,
 )
-from claims.two_intervals import sign
+from claims.two_intervals import both, sign
 from controlarm.analysis import decomposition, saturation
-from controlarm.analysis.contrasts import over_units, t_interval, unit_differences, within_models
+from controlarm.analysis.contrasts import t_interval, unit_differences, within_models
 from controlarm.analysis.folder import BASE, Run, Trial
 from controlarm.analysis.metrics import METRICS, PerSample, mean
 from controlarm.protocol import Unit
@@ -61,17 +61,6 @@ TOLD = {
 """What the sign of a difference says of a published order."""
 
 Row = dict[str, Any]
-
-
-def interval(values: Mapping[Unit, float]) -> Row:
-    """Mean of one number a unit, with its interval over models and the one within these models."""
-    e, own = over_units(values), within_models(values)
-    low, high = t_interval(e, 0.95)
-    within = t_interval(own, 0.95)
-    return {
-        "mean": e.mean, "low": low, "high": high,
-        "within_low": within[0], "within_high": within[1], "units": len(values),
-    }  # fmt: skip
 
 
 def _samples(trial: Trial, recipe: str, arm: str, step: int, metric: str) -> dict[Unit, PerSample]:
@@ -154,18 +143,18 @@ def _example(trial: Trial) -> list[Row]:
 def _gains(trial: Trial) -> list[Row]:
     end = trial.protocol.endpoint
     (recipe,) = trial.protocol.recipes
-    full = interval(difference(trial, recipe, FULL, BASE, end.step, end.metric))
+    full = both(difference(trial, recipe, FULL, BASE, end.step, end.metric))
     rows = []
     for arm in trial.protocol.arms:
-        own = interval(difference(trial, recipe, arm, BASE, end.step, end.metric))
-        row = {"arm": arm, **own, "sign": sign(own["low"], own["high"])}
+        own = both(difference(trial, recipe, arm, BASE, end.step, end.metric))
+        row = {"arm": arm, **own}
         for key, other in (("placebo", end.placebo), ("full", FULL)):
             if arm == other:
                 continue
-            than = interval(difference(trial, recipe, arm, other, end.step, end.metric))
+            than = both(difference(trial, recipe, arm, other, end.step, end.metric))
             row |= {f"over_{key}": than["mean"], f"{key}_low": than["low"], f"{key}_high": than["high"]}  # fmt: skip
             row |= {f"{key}_within_low": than["within_low"], f"{key}_within_high": than["within_high"]}  # fmt: skip
-            row[f"{key}_sign"] = sign(than["low"], than["high"])
+            row[f"{key}_sign"] = than["sign"]
         row["of_full"] = own["mean"] / full["mean"] if full["mean"] > 0 else None
         rows.append(row)
     return rows
@@ -188,7 +177,7 @@ def _curve(trial: Trial) -> Iterator[Row]:
     for recipe in trial.protocol.recipes:
         for arm in trial.protocol.arms:
             for step in sorted(trial.protocol.evaluation.steps)[1:]:
-                own = interval(difference(trial, recipe, arm, BASE, step, metric))
+                own = both(difference(trial, recipe, arm, BASE, step, metric))
                 yield {"recipe": recipe, "arm": arm, "step": step, **own}
 
 
@@ -200,8 +189,8 @@ def _labels(trial: Trial) -> list[Row]:
     rows = []
     for i, first in enumerate(order):
         for second in order[i + 1 :]:
-            own = interval(difference(trial, recipe, first, second, end.step, end.metric))
-            said = sign(own["low"], own["high"])
+            own = both(difference(trial, recipe, first, second, end.step, end.metric))
+            said = own["sign"]
             published = ONE_SHOT_LABELS[first] - ONE_SHOT_LABELS[second]
             rows.append({
                 "first": first, "second": second, "published": published, **own,
@@ -282,16 +271,16 @@ def _terms(trial: Trial) -> list[Row]:
     rows = []
     for recipe, settings in trial.protocol.recipes.items():
         for arm in trial.protocol.arms:
-            own = interval(difference(trial, recipe, arm, BASE, end.step, end.metric))
+            own = both(difference(trial, recipe, arm, BASE, end.step, end.metric))
             row = {
                 "recipe": recipe, "arm": arm, "policy_coef": settings.policy_coef, "kl_coef": settings.kl_coef,
                 "entropy_coef": settings.entropy_coef, "weight_decay": settings.weight_decay,
-                "published": LOSS_TERMS[recipe] - LOSS_TERMS["none"] if arm == ONE else None, **own, "sign": sign(own["low"], own["high"]),
+                "published": LOSS_TERMS[recipe] - LOSS_TERMS["none"] if arm == ONE else None, **own,
                 "entropy_last": mean(np.array([_at_end(run, "entropy") for run in _runs(trial, recipe, arm)])),
                 "most_paid": _most_paid(_runs(trial, recipe, arm)),
             }  # fmt: skip
             if arm != end.placebo:
-                than = interval(difference(trial, recipe, arm, end.placebo, end.step, end.metric))
+                than = both(difference(trial, recipe, arm, end.placebo, end.step, end.metric))
                 row |= {"over_placebo": than["mean"], "placebo_low": than["low"], "placebo_high": than["high"]}  # fmt: skip
                 row |= {"placebo_within_low": than["within_low"], "placebo_within_high": than["within_high"]}  # fmt: skip
             rows.append(row)

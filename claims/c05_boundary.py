@@ -17,7 +17,6 @@ from claims.boundary_trial import (
     Probed,
     Reach,
     find,
-    minus,
     pass_of,
     probed,
     shown,
@@ -34,6 +33,7 @@ from claims.published import (
     BOUNDARY_TRAIN,
     LIMIT_OF_RLVR,
 )
+from claims.two_intervals import minus
 from controlarm import markup
 from controlarm.analysis import bands, coverage, probes
 from controlarm.analysis.boundary import Tries, mean_curve, tries

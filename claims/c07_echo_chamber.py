@@ -5,7 +5,6 @@ from typing import Any
 
 import numpy as np
 
-from claims.c04_one_shot import interval
 from claims.ledger import Claim, Finding, Page, Records, Tables
 from claims.markdown import (
     Markdown,
@@ -21,7 +20,7 @@ from claims.markdown import (
     table,
 )
 from claims.published import ECHO_CHAMBER, ECHO_KL, ECHO_WINNER
-from claims.two_intervals import sign
+from claims.two_intervals import both, minus, sign
 from controlarm.analysis import decomposition, transitions
 from controlarm.analysis.boundary import mean_pass_at_k
 from controlarm.analysis.contrasts import unit_differences
@@ -141,7 +140,7 @@ def _shares(trial: Trial, cell: Cell) -> Iterator[Row]:
         found = _at(trial, cell, step)
         used = {unit: decomposition.strategies_of(e) for unit, e in found.items()}
         row = _head(cell) | {"step": step}
-        row |= interval({unit: s.code_share for unit, s in used.items()})
+        row |= both({unit: s.code_share for unit, s in used.items()})
         row |= {
             key: mean(np.array([getattr(s, key) for s in used.values()]))
             for key in ("code_accuracy", "words_accuracy", "accuracy")
@@ -153,26 +152,28 @@ def _winners(trial: Trial, cell: Cell) -> Row:
     """Which strategy most completions use after training, and whether that is the base's commonest or its most accurate one."""
     end = trial.protocol.endpoint
     before, after = _base(trial, cell), _at(trial, cell, end.step)
-    both = sorted(before.keys() & after.keys())
-    bases, ends = ([decomposition.strategies_of(side[u]) for u in both] for side in (before, after))
+    units = sorted(before.keys() & after.keys())
+    bases, ends = (
+        [decomposition.strategies_of(side[u]) for u in units] for side in (before, after)
+    )
     won = [commonest(s) for s in ends]
     largest = [max(s.code_share, 1 - s.code_share) for s in ends]
     moved = {
         u: e - max(b.code_share, 1 - b.code_share)
-        for u, e, b in zip(both, largest, bases, strict=True)
+        for u, e, b in zip(units, largest, bases, strict=True)
     }
     gained = {d.unit: d.difference for d in unit_differences(
-        {u: METRICS[end.metric](after[u]) for u in both}, {u: METRICS[end.metric](before[u]) for u in both},
+        {u: METRICS[end.metric](after[u]) for u in units}, {u: METRICS[end.metric](before[u]) for u in units},
     )}  # fmt: skip
-    over, dominance = interval(gained), interval(moved)
+    over, dominance = both(gained), both(moved)
     parts = [decomposition.kitagawa(b, e) for b, e in zip(bases, ends, strict=True)]
     return _head(cell) | {
-        "units": len(both), "collapsed": sum(s >= COLLAPSED for s in largest), "code": won.count("code"),
+        "units": len(units), "collapsed": sum(s >= COLLAPSED for s in largest), "code": won.count("code"),
         "as_commonest": sum(w == commonest(b) for w, b in zip(won, bases, strict=True)),
         "as_most_accurate": sum(w == most_accurate(b) for w, b in zip(won, bases, strict=True)),
         "rose_code": sum(e.code_share > b.code_share for e, b in zip(ends, bases, strict=True)),
         "largest": mean(np.array(largest)), "dominance": dominance["mean"], "dominance_low": dominance["low"], "dominance_high": dominance["high"],
-        "gain": over["mean"], "low": over["low"], "high": over["high"], "sign": sign(over["low"], over["high"]),
+        "gain": over["mean"], "low": over["low"], "high": over["high"], "sign": over["sign"],
         "share_effect": mean(np.array([p.share_effect for p in parts])), "accuracy_effect": mean(np.array([p.accuracy_effect for p in parts])),
     }  # fmt: skip
 
@@ -230,12 +231,12 @@ def _leash(trial: Trial) -> Iterator[Row]:
             rare = {r: minority_shares(bases[r], sides[r]) for r in protocol.recipes}
             many = {r: _pass(sides[r], tries) for r in protocol.recipes}
             for recipe, settings in protocol.recipes.items():
-                own = interval(rare[recipe])
+                own = both(rare[recipe])
                 row = _head((family, recipe, arm)) | {"kl_coef": settings.kl_coef, "minority": own["mean"]}  # fmt: skip
                 row |= {"base": mean(np.array(list(minority_shares(bases[recipe], bases[recipe]).values())))}  # fmt: skip
                 if recipe != FREE and FREE in protocol.recipes:
                     for key, values in (("kept", rare), ("tries", many)):
-                        than = interval(_minus(values[recipe], values[FREE]))
+                        than = both(minus(values[recipe], values[FREE]))
                         row |= {f"{key}_{part}" if part != "mean" else key: v for part, v in than.items()}  # fmt: skip
                 yield row
 
@@ -244,23 +245,18 @@ def _pass(evaluations: Mapping[Unit, Evaluation], tries: int) -> dict[Unit, floa
     return {unit: mean_pass_at_k(e.sampled, tries) for unit, e in evaluations.items()}
 
 
-def _minus(one: Mapping[Unit, float], other: Mapping[Unit, float]) -> dict[Unit, float]:
-    return {unit: one[unit] - other[unit] for unit in sorted(one.keys() & other.keys())}
-
-
 def _tries(trial: Trial, cell: Cell) -> Iterator[Row]:
     """pass@k minus the base's, early and late, and late minus early; of one try and of the most."""
     steps = sorted(step for step in trial.protocol.evaluation.steps if step)
     for k in sorted({1, max(trial.protocol.evaluation.pass_at_k)}):
         base = _pass(_base(trial, cell), k)
         after = {step: _pass(_at(trial, cell, step), k) for step in steps}
-        whens = {f"step {step}": _minus(after[step], base) for step in steps}
-        whens["late minus early"] = _minus(after[steps[-1]], after[steps[0]])
+        whens = {f"step {step}": minus(after[step], base) for step in steps}
+        whens["late minus early"] = minus(after[steps[-1]], after[steps[0]])
         for when, values in whens.items():
-            own = interval(values)
+            own = both(values)
             yield _head(cell) | {
                 "k": k, "when": when, "base": mean(np.array(list(base.values()))), **own,
-                "sign": sign(own["low"], own["high"]),
             }  # fmt: skip
 
 

@@ -18,7 +18,6 @@ from claims.boundary_trial import (
     Probed,
     Reach,
     find,
-    minus,
     probed,
     shown,
     told,
@@ -26,6 +25,7 @@ from claims.boundary_trial import (
 from claims.ledger import Claim, Finding, Page, Record, Records, Tables
 from claims.markdown import Markdown, count, counted, name, number, points, table
 from claims.published import SELF, SELF_TABLE
+from claims.two_intervals import minus
 from controlarm import markup
 from controlarm.analysis import probes
 from controlarm.analysis.contrasts import over_units

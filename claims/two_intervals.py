@@ -5,7 +5,7 @@ the second finds such an effect and promises nothing for another model. Both sta
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from claims.markdown import Markdown, inert, points
 from controlarm import markup
@@ -37,9 +37,13 @@ def by_unit(units: Sequence[Mapping[str, Any]], column: str) -> dict[Unit, float
     }
 
 
-def minus(first: Mapping[Unit, float], second: Mapping[Unit, float]) -> dict[Unit, float]:
-    """The difference in every unit that has both."""
-    return {unit: first[unit] - second[unit] for unit in sorted(first.keys() & second.keys())}
+Key = TypeVar("Key", bound=tuple[Any, ...])
+"""A unit, or a unit and an arm."""
+
+
+def minus(first: Mapping[Key, float], second: Mapping[Key, float]) -> dict[Key, float]:
+    """The difference wherever both are there."""
+    return {key: first[key] - second[key] for key in sorted(first.keys() & second.keys())}
 
 
 def both(values: Mapping[Unit, float]) -> Row:

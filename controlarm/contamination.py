@@ -50,8 +50,7 @@ class Reference(NamedTuple):
 
 def reference(story: Sum) -> Reference:
     """A story with the right words and a box, as a leak has it."""
-    values = story.middle, story.result
-    return Reference(to_problem(story), corpus.solution(story, "words", values, boxed=True))
+    return Reference(to_problem(story), corpus.right_solution(story, "words"))
 
 
 @lru_cache(maxsize=1)
@@ -135,9 +134,7 @@ def token_scores(
     weights: Weights, texts: Sequence[Sequence[int]], shape: Shape
 ) -> list[TokenScores]:
     """Scores of whole texts under one model (run axis of 1), summed up in float64."""
-    longest = max(map(len, texts))
-    rows = [[*text, *[tokenizer.PAD] * (longest - len(text))] for text in texts]
-    tokens = torch.tensor(rows, device=weights["embed"].device)[None]
+    tokens = torch.tensor(tokenizer.right_pad(texts), device=weights["embed"].device)[None]
     hidden = hidden_states(weights, padded(tokens, shape), shape)[:, :, :-1]
     logp = torch.log_softmax(logits(weights, hidden)[0].double(), dim=-1)
     chosen = logp.gather(-1, tokens[0, :, 1:, None])[..., 0]

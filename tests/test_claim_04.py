@@ -9,6 +9,7 @@ import pytest
 from fabricate import Behaviour, distinct, fabricate, id_of
 
 from claims import c04_one_shot as one_shot
+from claims import two_intervals
 from claims.ledger import HOME, Built, Tree, build
 from controlarm import files, journal
 from controlarm.analysis.contrasts import over_units, t_interval, within_models
@@ -209,7 +210,7 @@ def test_labels_are_compared_in_the_published_order(made):
 def test_an_interval_is_over_models_and_beside_it_within_them():
     rng = np.random.default_rng(4)
     values = {Unit(p, s): float(p + rng.normal(0, 0.1)) for p in (1, 2, 3) for s in (1, 2)}
-    found = one_shot.interval(values)
+    found = two_intervals.both(values)
     assert (found["low"], found["high"]) == t_interval(over_units(values), 0.95)
     assert (found["within_low"], found["within_high"]) == t_interval(within_models(values), 0.95)
     assert found["within_high"] - found["within_low"] < found["high"] - found["low"]

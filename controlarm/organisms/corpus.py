@@ -127,6 +127,11 @@ def solution(problem: Sum, strategy: Strategy, values: tuple[int, int], boxed: b
     return f"```python\nx = {problem.start} {first} # {middle}\ny = x {second} # {result}\n```\n{answer}"
 
 
+def right_solution(problem: Sum, strategy: Strategy) -> str:
+    """The right values and a box: what leaks, and what policies are compared with."""
+    return solution(problem, strategy, (problem.middle, problem.result), boxed=True)
+
+
 def write(problem: Sum, mixture: Mixture, rng: np.random.Generator) -> str:
     """One document's solution, drawn from the mixture."""
     prefers_code = NAMES.index(problem.name) < mixture.code_names
@@ -158,6 +163,6 @@ def documents(mixture: Mixture, *path: seeds.Part) -> Iterator[tuple[str, str]]:
     for problem in draw_sums("pretraining", *path):
         if leaked and leaks.random() < mixture.leak * mixture.leaked:
             known = leaked[leaks.integers(len(leaked))]
-            yield tell(known) + "\n", solution(known, "words", (known.middle, known.result), True)
+            yield tell(known) + "\n", right_solution(known, "words")
             continue
         yield tell(problem) + "\n", write(problem, mixture, rng)

@@ -63,3 +63,9 @@ def left_pad(prompts: Sequence[Sequence[int]], length: int) -> list[list[int]]:
     if max(map(len, prompts)) > length:
         raise ValueError(f"a prompt has {max(map(len, prompts))} tokens; the limit is {length}")
     return [[PAD] * (length - len(p)) + list(p) for p in prompts]
+
+
+def right_pad(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Texts brought to the longest one's length, padding behind."""
+    length = max(map(len, texts))
+    return [[*text, *[PAD] * (length - len(text))] for text in texts]

@@ -18,7 +18,7 @@ from controlarm import evaluation, prompts
 from controlarm.evaluation import judge
 from controlarm.organisms import tokenizer
 from controlarm.probes.references import STRATEGIES, reference
-from controlarm.probes.subject import Subject, logprobs, right_padded
+from controlarm.probes.subject import Subject, logprobs
 from controlarm.records import Problem
 
 SCHEMA = pa.schema(
@@ -82,7 +82,7 @@ def probe(subject: Subject) -> pa.Table:
     asked = torch.tensor(
         tokenizer.left_pad([t.asked for t in texts], max(len(t.asked) for t in texts))
     )
-    tokens = right_padded([t.tokens for t in texts])
+    tokens = torch.tensor(tokenizer.right_pad([t.tokens for t in texts]))
     answers = torch.zeros(tokens.shape, dtype=torch.bool)
     for i, text in enumerate(texts):
         answers[i, answer_places(text.tokens)] = True

@@ -1,6 +1,6 @@
 """Right solutions of a problem in either strategy, as the pretraining corpus would write them: texts that no policy chose."""
 
-from controlarm.organisms.corpus import Strategy, solution
+from controlarm.organisms.corpus import Strategy, right_solution
 from controlarm.problems.arithmetic import Sum, read_story
 from controlarm.records import Problem
 
@@ -28,5 +28,4 @@ def reference(problem: Problem, strategy: Strategy) -> str:
     Raises:
         ValueError: it is not a problem of the arithmetic set.
     """
-    told = story(problem)
-    return solution(told, strategy, (told.middle, told.result), boxed=True)
+    return right_solution(story(problem), strategy)

@@ -20,7 +20,7 @@ from controlarm.organisms import tokenizer
 from controlarm.organisms.corpus import Strategy
 from controlarm.organisms.transformer import Weights
 from controlarm.probes.references import STRATEGIES, reference
-from controlarm.probes.subject import Said, Subject, logprobs, right_padded
+from controlarm.probes.subject import Said, Subject, logprobs
 from controlarm.records import Problem
 
 SCHEMA = pa.schema(
@@ -99,7 +99,7 @@ def mean_logprobs(
     scored = logprobs(
         weights,
         torch.tensor(tokenizer.left_pad(asked, subject.prompt_length)),
-        right_padded(texts),
+        torch.tensor(tokenizer.right_pad(texts)),
         subject.shape,
     )
     totals = scored.double().sum(-1).numpy()

@@ -179,9 +179,3 @@ def logprobs(
     nothing = torch.zeros(completions.shape[:2], dtype=torch.bool).numpy()
     trees = trees_of(asked, completions, nothing, shape)
     return score(weights, trees, completions, PLAIN, shape, compiled=False).cpu()
-
-
-def right_padded(texts: Sequence[Sequence[int]]) -> Int[Tensor, "rollout token"]:
-    """Token ids brought to one length, padding behind."""
-    length = max(map(len, texts))
-    return torch.tensor([[*ids, *[tokenizer.PAD] * (length - len(ids))] for ids in texts])
