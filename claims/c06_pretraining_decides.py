@@ -38,12 +38,12 @@ from claims.published import (
 )
 from claims.two_intervals import SAID, by_unit, minus, sign
 from controlarm import archive, markup
-from controlarm.analysis import laws, pretraining, probes
+from controlarm.analysis import catalyst, laws, probes
+from controlarm.analysis.catalyst import FACTORS, CatalystMap, Cell
 from controlarm.analysis.contrasts import Estimate, over_units, t_interval
 from controlarm.analysis.decomposition import Strategies, strategies_of
 from controlarm.analysis.folder import BASE
 from controlarm.analysis.metrics import mean
-from controlarm.analysis.pretraining import FACTORS, CatalystMap, Cell
 from controlarm.organisms.corpus import FAMILIES, Mixture
 from controlarm.problems.arithmetic import NAMES
 from controlarm.protocol import Unit
@@ -91,7 +91,7 @@ def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
     design = next(iter(records.values())).protocol.design
     families = sorted(design.families, key=_share_of)
     cells = _cells(gains, families)
-    whole = pretraining.catalyst_map(cells)
+    whole = catalyst.catalyst_map(cells)
     bases, pairs = _law(records, gains, families)
     most = max(trial["trained_on"] for trial in trials)
     return {
@@ -103,7 +103,7 @@ def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
         "margins": list(_margins(gains, families)),
         "map": [_map_row(whole)],
         "factors": [_factor(whole, factor) for factor in FACTORS],
-        "variance": [_effect(effect) for effect in pretraining.variance(whole).effects],
+        "variance": [_effect(effect) for effect in catalyst.variance(whole).effects],
         "interactions": [_interaction(whole, *pair) for pair in ((CODE, QUALITY), (CODE, PROBLEMS), (QUALITY, PROBLEMS))],
         "prices": [row for family in families for row in _prices(whole, family)],
         "noise": list(_noise(gains, families)),
@@ -168,7 +168,7 @@ def _cells(gains: Gains, families: Sequence[str]) -> dict[Cell, Mapping[Unit, fl
 
 
 def _map_row(whole: CatalystMap) -> Row:
-    variance = pretraining.variance(whole)
+    variance = catalyst.variance(whole)
     total = variance.total_ss
     return {
         "cells": int(np.prod(whole.gains.shape[:3])), "units": len(whole.units), "incomplete": len(whole.incomplete),
@@ -177,7 +177,7 @@ def _map_row(whole: CatalystMap) -> Row:
 
 
 def _factor(whole: CatalystMap, factor: str) -> Row:
-    found = pretraining.factor_range(whole, factor)
+    found = catalyst.factor_range(whole, factor)
     levels = whole.levels[FACTORS.index(factor)]
     means = np.array(found.means)
     return {
@@ -186,7 +186,7 @@ def _factor(whole: CatalystMap, factor: str) -> Row:
     }  # fmt: skip
 
 
-def _effect(effect: pretraining.Effect) -> Row:
+def _effect(effect: catalyst.Effect) -> Row:
     low, high = effect.preset_interval
     return {
         "factors": list(effect.factors), "share": effect.share, "preset_share": effect.preset_share,
@@ -195,14 +195,14 @@ def _effect(effect: pretraining.Effect) -> Row:
 
 
 def _interaction(whole: CatalystMap, first: str, second: str) -> Row:
-    return {"first": first, "second": second, "difference": _told(pretraining.interaction(whole, first, second).difference)}  # fmt: skip
+    return {"first": first, "second": second, "difference": _told(catalyst.interaction(whole, first, second).difference)}  # fmt: skip
 
 
 def _prices(whole: CatalystMap, family: str) -> Iterator[Row]:
     arm, problems = START
     start = (_share_of(family), quality(FLIPS[arm]), math.log2(problems))
     if start[2] in whole.levels[2]:
-        for route in pretraining.routes(whole, start, POINT):
+        for route in catalyst.routes(whole, start, POINT):
             yield {"family": family, "factor": route.factor} | {
                 key: _change(getattr(route, key)) for key in ("cost", "least", "most")
             }

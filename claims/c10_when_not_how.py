@@ -18,16 +18,16 @@ from claims.markdown import Markdown, count, counted, gain, inert, listed, name,
 from claims.published import RECOVERED, STEERED_TOKENS, WHEN_NOT_HOW
 from claims.two_intervals import READING, SAID, both, minus, shown
 from controlarm.analysis import probes
-from controlarm.analysis.contrasts import over_units, t_interval
-from controlarm.analysis.decomposition import Strategies, kitagawa
-from controlarm.analysis.folder import BASE, Evaluation
-from controlarm.analysis.metrics import METRICS, mean, per_problem
-from controlarm.analysis.pretraining import (
+from controlarm.analysis.choosing import (
     Choosing,
     Tally,
     choosing_of_counts,
     share_under_bound,
 )
+from controlarm.analysis.contrasts import over_units, t_interval
+from controlarm.analysis.decomposition import Strategies, kitagawa
+from controlarm.analysis.folder import BASE, Evaluation
+from controlarm.analysis.metrics import METRICS, mean, per_problem
 from controlarm.analysis.strategies import Strategy
 from controlarm.markup import MISSING, percent
 from controlarm.protocol import Unit

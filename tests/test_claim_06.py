@@ -17,7 +17,7 @@ from test_claims import kinds, renamed
 from claims import c06_pretraining_decides as c06
 from claims.ledger import HOME, Record, Tree, build
 from controlarm import files, protocol, seeds
-from controlarm.analysis import pretraining
+from controlarm.analysis import catalyst
 from controlarm.analysis.decomposition import Strategies
 from controlarm.analysis.summary import plain
 from controlarm.organisms.corpus import FAMILIES, rung
@@ -71,7 +71,7 @@ def planted(code: float, quality: float, problems: float, noise: float = 0.0) ->
 
 
 def test_factors_have_the_planted_ranges_and_no_interaction():
-    whole = pretraining.catalyst_map(c06._cells(planted(0.4, 0.1, 0.01, 1e-6), LADDER))
+    whole = catalyst.catalyst_map(c06._cells(planted(0.4, 0.1, 0.01, 1e-6), LADDER))
     found = {factor: c06._factor(whole, factor) for factor in c06.FACTORS}
     ranges = [0.4 * 0.6375, 0.1, 0.07]
     assert [row["honest"]["mean"] for row in found.values()] == pytest.approx(ranges, abs=1e-5)
@@ -82,7 +82,7 @@ def test_factors_have_the_planted_ranges_and_no_interaction():
 
 
 def test_a_point_costs_its_share_of_the_slope_on_every_route():
-    whole = pretraining.catalyst_map(c06._cells(planted(0.4, 0.1, 0.01, 1e-9), LADDER))
+    whole = catalyst.catalyst_map(c06._cells(planted(0.4, 0.1, 0.01, 1e-9), LADDER))
     prices = {row["factor"]: row for row in c06._prices(whole, "ladder100")}
     costs = [prices[factor]["cost"]["change"] for factor in c06.FACTORS]
     assert costs == pytest.approx([0.025, 0.1, 1.0], rel=1e-4)
@@ -91,7 +91,7 @@ def test_a_point_costs_its_share_of_the_slope_on_every_route():
 
 
 def test_a_point_that_the_levels_do_not_hold_is_beyond_and_not_unknown():
-    whole = pretraining.catalyst_map(c06._cells(planted(0.0, 0.001, 0.01, 1e-9), LADDER))
+    whole = catalyst.catalyst_map(c06._cells(planted(0.0, 0.001, 0.01, 1e-9), LADDER))
     prices = {row["factor"]: plain(row) for row in c06._prices(whole, "coder")}
     assert prices[c06.QUALITY]["cost"] == {"change": None, "within": False}
     assert str(c06._priced(prices[c06.QUALITY])) == "beyond (beyond to beyond)"
