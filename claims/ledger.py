@@ -192,6 +192,11 @@ TABLES = "CLAIM-{:02d}.json"
 LEDGER = Path("docs/claims.md")
 
 
+def tables_of(claim: Claim, records: Records) -> Tables:
+    """What a claim's records come to, as JSON gives it back."""
+    return json.loads(json.dumps(plain(claim.tables(records)), allow_nan=False))
+
+
 def build(tree: Tree, claim: Claim) -> Built:
     """Everything of one claim, in memory.
 
@@ -203,7 +208,7 @@ def build(tree: Tree, claim: Claim) -> Built:
     if records is None:
         finding, pages = Finding("not yet run", Markdown("–")), {}
         return Built(finding, _row(claim, finding, {}, {}), pages)
-    made = json.loads(json.dumps(plain(claim.tables(records)), allow_nan=False))
+    made = tables_of(claim, records)
     finding, page = claim.finding(made), claim.page(made)
     home = Path("records") / records[claim.trials[0]].path.name
     facts = {

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 import pyarrow as pa
@@ -396,6 +397,13 @@ def fabricate(
     effects: Mapping[tuple[str, str], Behaviour] = EFFECTS,
 ) -> Protocol:
     """Write the whole folder; the protocol is returned for comparison."""
+    with mock.patch("os.fsync"):  # most of the time, and nothing rests on it
+        return _fabricate(folder, protocol_text, effects)
+
+
+def _fabricate(
+    folder: Path, protocol_text: str, effects: Mapping[tuple[str, str], Behaviour]
+) -> Protocol:
     plan = protocols.parse(protocol_text, "fabricated protocol")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "protocol.toml").write_text(protocol_text, encoding="utf-8")

@@ -1,8 +1,6 @@
 """Sharpening is what it says, intervals answer to the units that they name, and what was planted in one recipe is found there alone."""
 
-import json
 import math
-import os
 import re
 from dataclasses import replace
 from itertools import product
@@ -13,11 +11,12 @@ from typing import Any
 import fabricate
 import numpy as np
 import pytest
+from fabricate_records import the_row
 from hypothesis import given
 from hypothesis import strategies as st
 
 from claims import c02_clipping as c
-from claims.ledger import Tree, build, records_of
+from claims.ledger import Tree, build, records_of, tables_of
 from controlarm.analysis.contrasts import over_units, t_interval, within_models
 from controlarm.analysis.folder import Completions, Evaluation
 from controlarm.analysis.summary import plain
@@ -95,7 +94,6 @@ def tree(tmp_path_factory) -> Tree:
     root = tmp_path_factory.mktemp("clipping")
     (root / "trials").mkdir()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(os, "fsync", lambda _: None)  # most of the time, and nothing rests on it
         patch.setattr(fabricate, "behaviour_at", behaviour_at)
         patch.setattr(fabricate, "complete", by_person(fabricate.complete))
         patch.setattr(fabricate, "journal_line", with_journal(fabricate.journal_line))
@@ -114,7 +112,7 @@ def records(tree):
 
 @pytest.fixture(scope="module")
 def made(records):
-    return json.loads(json.dumps(plain(c.tables(records)), allow_nan=False))
+    return tables_of(c.CLAIM, records)
 
 
 # Sharpening.
@@ -276,15 +274,10 @@ def test_recipes_are_clipped_where_a_ratio_can_be(planned):
 # What was planted.
 
 
-def row_of(rows: list[dict], **wanted) -> dict:
-    (found,) = [row for row in rows if wanted.items() <= row.items()]
-    return found
-
-
 def test_sharpening_planted_under_clipping_is_found_there_alone(made):
     for recipe in ("clipped", "unclipped", "small"):
         step = 8 if recipe == "small" else 4
-        found = row_of(made["changes"], recipe=recipe, step=step, outcome="sharpening")
+        found = the_row(made["changes"], recipe=recipe, step=step, outcome="sharpening")
         assert found["difference"] == (pytest.approx(0.6, abs=0.15) if recipe == "clipped" else 0)
         assert c._sign_of(found) == ("up" if recipe == "clipped" else "exactly nothing")
     assert made["trial"][0]["base_sharpening"] == pytest.approx(0.4, abs=0.15)
@@ -293,7 +286,7 @@ def test_sharpening_planted_under_clipping_is_found_there_alone(made):
 
 
 def test_journals_are_read_at_their_step_and_over_as_many_rollouts(made, records):
-    found = row_of(made["changes"], recipe="clipped", step=4, outcome="token_probability")
+    found = the_row(made["changes"], recipe="clipped", step=4, outcome="token_probability")
     assert found["difference"] == pytest.approx(0.1 * 3 / 4, abs=2e-3)
     cell = c.Cell("clipping_matched", "small", 8)
     trial = records["clipping_matched"].trial
@@ -302,10 +295,10 @@ def test_journals_are_read_at_their_step_and_over_as_many_rollouts(made, records
     assert one == {key: column[7] for key, column in runs.items()}
     assert two == {key: pytest.approx(column[6:8].mean()) for key, column in runs.items()}
     assert c.journalled(trial, cell._replace(step=9), "entropy", 8) == {}
-    matched = row_of(made["contrasts"], second="one_update", matched="updates", outcome="entropy")
+    matched = the_row(made["contrasts"], second="one_update", matched="updates", outcome="entropy")
     assert (matched["first_step"], matched["second_step"]) == (3, 4)
     assert matched["difference"] == pytest.approx(-0.1 * 2 / 4, abs=2e-3)
-    graded = row_of(made["contrasts"], second="one_update", matched="updates", outcome="accuracy")
+    graded = the_row(made["contrasts"], second="one_update", matched="updates", outcome="accuracy")
     assert (graded["difference"], graded["units"]) == (None, 0), "step 3 was not evaluated"
 
 
@@ -328,7 +321,7 @@ def test_the_map_pairs_recipes_that_differ_in_the_bounds_alone(made):
 
 
 def test_shares_of_clipped_tokens_by_band_are_the_journals(made):
-    row = row_of(made["bands"], recipe="clipped")
+    row = the_row(made["bands"], recipe="clipped")
     assert (row["prior_sure"], row["clip_high_rare"]) == pytest.approx((0.4, 0.01))
     assert sum(row[f"clip_low_{band}"] for band in c.BANDS) == pytest.approx(row["clip_low"])
 

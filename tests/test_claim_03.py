@@ -1,16 +1,16 @@
 """A gain is split without a rest, arms are compared by unit, and the page says of planted effects what was planted."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricate import Behaviour, fabricate
+from fabricate import Behaviour
+from fabricate_records import record_in, the_row
 from hostile import NASTY
 from test_claims import kinds, renamed
 
 from claims import c03_incorrect_and_format as c03
-from claims.ledger import Record, Tree, build
+from claims.ledger import Record, Tree, build, tables_of
 from claims.two_intervals import both, minus, shown
 from controlarm.analysis.summary import plain
 from controlarm.protocol import Unit
@@ -77,22 +77,13 @@ def records(tmp_path_factory) -> dict[str, Record]:
     root = tmp_path_factory.mktemp("claim-03")
     found = {}
     for trial, text, effects in ((c03.ALL, TEXT, PLANTED), (c03.KEPT, KEPT, KEPT_PLANTED)):
-        path = root / "records" / f"{trial}-00000000"
-        fabricate(path, text, effects)
-        (root / "trials").mkdir(exist_ok=True)
-        (root / "trials" / f"{trial}.toml").write_text(text, encoding="utf-8")
-        found[trial] = Record(path)
+        found[trial] = record_in(root, trial, text, effects)
     return found
 
 
 @pytest.fixture(scope="module")
 def made(records) -> dict:
-    return json.loads(json.dumps(plain(c03.tables(records)), allow_nan=False))
-
-
-def of(rows: list[dict], **wanted: str) -> dict:
-    (row,) = (row for row in rows if all(row[key] == value for key, value in wanted.items()))
-    return row
+    return tables_of(c03.CLAIM, records)
 
 
 def test_both_splits_add_up_to_the_gain_of_every_arm(made):
@@ -105,11 +96,11 @@ def test_both_splits_add_up_to_the_gain_of_every_arm(made):
 
 
 def test_planted_boxes_are_format_and_planted_strategy_is_share(made):
-    boxes = of(made["gains"], trial=c03.ALL, family="coder", arm="format")
+    boxes = the_row(made["gains"], trial=c03.ALL, family="coder", arm="format")
     assert boxes["share_effect"]["mean"] == pytest.approx(0, abs=0.03)
     assert boxes["format_part"]["mean"] > 0.03
     assert boxes["lenient_accuracy_effect"]["mean"] == pytest.approx(0, abs=0.04)
-    moved = of(made["gains"], trial=c03.ALL, family="coder", arm="incorrect")
+    moved = the_row(made["gains"], trial=c03.ALL, family="coder", arm="incorrect")
     assert moved["share_effect"]["mean"] > 0.1 > abs(moved["accuracy_effect"]["mean"])
 
 
@@ -117,30 +108,34 @@ def test_gains_are_the_reports_and_pairs_are_differences_of_them(made, records):
     rows = records[c03.ALL].report["contrasts"]
     for row in rows:
         if (row["metric"], row["versus"]) == ("accuracy", "base"):
-            own = of(made["gains"], trial=c03.ALL, family=row["family"], arm=row["arm"])["gain"]
+            own = the_row(made["gains"], trial=c03.ALL, family=row["family"], arm=row["arm"])[
+                "gain"
+            ]
             assert own["mean"] == pytest.approx(row["estimate"])
             assert [own["low"], own["high"]] == pytest.approx(row["ci95"] or [None, None])
     assert len(made["compounds"]) == 2 * 3 * 2
     for row in made["compounds"]:
         first, second = (
-            of(made["gains"], trial=c03.ALL, family=row["family"], arm=row[key])["gain"]["mean"]
+            the_row(made["gains"], trial=c03.ALL, family=row["family"], arm=row[key])["gain"][
+                "mean"
+            ]
             for key in ("compound", "minus")
         )
         assert row["difference"]["mean"] == pytest.approx(first - second)
 
 
 def test_the_restriction_is_compared_by_unit_and_an_opposite_sign_is_named(made):
-    row = of(made["restricted"], family="coder", arm="incorrect")
+    row = the_row(made["restricted"], family="coder", arm="incorrect")
     assert row["difference"]["mean"] == pytest.approx(row["kept"]["mean"] - row["all"]["mean"])
     assert row["signs"] == "opposite"
-    assert of(made["restricted"], family="coder", arm="ground_truth")["signs"] == "the same"
+    assert the_row(made["restricted"], family="coder", arm="ground_truth")["signs"] == "the same"
     assert "signs opposite" in c03.page(made).found
 
 
 def test_labels_are_audited_by_counting_them(made, records):
     for trial, record in records.items():
         for family in ("coder", "bungler"):
-            row = of(made["audit"], trial=trial, family=family)
+            row = the_row(made["audit"], trial=trial, family=family)
             labels = [one for (of_, _), rows in record.trial.labels.items() if of_ == family for one in rows]  # fmt: skip
             gold = {p.id: p.answer for p in record.trial.problems["training"]}
             wrong = [one["majority"] not in (None, gold[one["problem_id"]]) for one in labels]

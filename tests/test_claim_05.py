@@ -1,6 +1,5 @@
 """Curves, sets and crossings are those of the samples, and what outputs are to the base is what was planted."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -25,11 +24,10 @@ from claims.boundary_trial import (
     sign,
     told,
 )
-from claims.ledger import Record, Tree, build
+from claims.ledger import Record, Tree, build, tables_of
 from controlarm.analysis import coverage
 from controlarm.analysis.boundary import Tries
 from controlarm.analysis.probes import Perplexities
-from controlarm.analysis.summary import plain
 from controlarm.protocol import Unit
 
 OURS = [recipe for recipe in RECIPES if recipe in c.ALGORITHMS]
@@ -42,7 +40,7 @@ def record(tmp_path_factory) -> Record:
 
 @pytest.fixture(scope="module")
 def made(record) -> dict:
-    return json.loads(json.dumps(plain(c.tables({"boundary": record})), allow_nan=False))
+    return tables_of(c.CLAIM, {"boundary": record})
 
 
 def end(made, recipe, arm, notion, k):

@@ -1,6 +1,5 @@
 """The catalyst map gives back what was planted in it, a point costs what the planted slopes say, and the law is held against shifts it did not see."""
 
-import json
 import math
 import shutil
 from dataclasses import replace
@@ -10,12 +9,13 @@ import fabricate as fabricated
 import numpy as np
 import pyarrow as pa
 import pytest
-from fabricate import Behaviour, fabricate
+from fabricate import Behaviour
+from fabricate_records import record_in, the_row
 from hostile import NASTY
 from test_claims import kinds, renamed
 
 from claims import c06_pretraining_decides as c06
-from claims.ledger import HOME, Record, Tree, build
+from claims.ledger import HOME, Record, Tree, build, tables_of
 from controlarm import files, protocol, seeds
 from controlarm.analysis import catalyst
 from controlarm.analysis.decomposition import Strategies
@@ -202,7 +202,6 @@ PLANTED = {("coder", arm): CODER._replace(code_share=share) for arm, share in SH
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> dict[str, Record]:
     root = tmp_path_factory.mktemp("claim-06")
-    (root / "trials").mkdir()
     found = {}
     with pytest.MonkeyPatch.context() as patch:
         for family, base in (("coder", CODER), ("talker", QUIET)):
@@ -210,21 +209,13 @@ def records(tmp_path_factory) -> dict[str, Record]:
         for problems in (4, 128):
             trial = f"catalyst_{problems}"
             text = TEXT.format(name=trial, problems=problems)
-            path = root / "records" / f"{trial}-00000000"
-            fabricate(path, text, PLANTED)
-            (root / "trials" / f"{trial}.toml").write_text(text, encoding="utf-8")
-            found[trial] = Record(path)
+            found[trial] = record_in(root, trial, text, PLANTED)
     return found
 
 
 @pytest.fixture(scope="module")
 def made(records) -> dict:
-    return json.loads(json.dumps(plain(c06.tables(records)), allow_nan=False))
-
-
-def of(rows: list[dict], **wanted: object) -> dict:
-    (row,) = (row for row in rows if all(row[key] == value for key, value in wanted.items()))
-    return row
+    return tables_of(c06.CLAIM, records)
 
 
 def test_gains_are_the_reports_at_every_level(made, records):
@@ -232,29 +223,29 @@ def test_gains_are_the_reports_at_every_level(made, records):
     for record in records.values():
         for row in record.report["contrasts"]:
             if (row["metric"], row["versus"]) == ("accuracy", "base"):
-                own = of(made["gains"], family=row["family"], arm=row["arm"], problems=record.protocol.design.num_problems)  # fmt: skip
+                own = the_row(made["gains"], family=row["family"], arm=row["arm"], problems=record.protocol.design.num_problems)  # fmt: skip
                 assert own["mean"] == pytest.approx(row["estimate"])
                 assert [own["low"], own["high"]] == pytest.approx(row["ci95"] or [None, None])
 
 
 def test_margins_are_means_of_the_gains(made):
-    row = of(made["margins"], by="family", level="coder", arm="python")
+    row = the_row(made["margins"], by="family", level="coder", arm="python")
     own = [r["mean"] for r in made["gains"] if (r["family"], r["arm"]) == ("coder", "python")]
     assert row["mean"] == pytest.approx(np.mean(own))
     own = [r["mean"] for r in made["gains"] if (r["problems"], r["arm"]) == (4, "random")]
-    assert of(made["margins"], by="problems", level=4, arm="random")["mean"] == pytest.approx(np.mean(own))  # fmt: skip
+    assert the_row(made["margins"], by="problems", level=4, arm="random")["mean"] == pytest.approx(np.mean(own))  # fmt: skip
 
 
 def test_planted_gains_are_of_code_share_and_the_law_tells_them(made):
     assert c06._leader(made) == c06.CODE
-    assert of(made["factors"], factor=c06.CODE)["worst"] == 0
-    assert of(made["margins"], by="family", level="talker", arm="python")["sign"] == "gains exactly nothing"  # fmt: skip
-    law = of(made["predictions"], arm=None, reading="chosen")
+    assert the_row(made["factors"], factor=c06.CODE)["worst"] == 0
+    assert the_row(made["margins"], by="family", level="talker", arm="python")["sign"] == "gains exactly nothing"  # fmt: skip
+    law = the_row(made["predictions"], arm=None, reading="chosen")
     assert law["unknown"] == 0
     assert law["slope"]["mean"] == pytest.approx(1, abs=0.25)
-    rung_of = of(made["rungs"], family="coder", arm="python")
+    rung_of = the_row(made["rungs"], family="coder", arm="python")
     assert rung_of["after"]["mean"] == pytest.approx(1, abs=0.02)
-    assert of(made["rungs"], family="talker", arm="python")["over_quiet"] is None
+    assert the_row(made["rungs"], family="talker", arm="python")["over_quiet"] is None
 
 
 def test_without_forced_strategies_the_page_says_so_and_with_them_both_readings_stand(records, made, tmp_path):  # fmt: skip
@@ -269,7 +260,7 @@ def test_without_forced_strategies_the_page_says_so_and_with_them_both_readings_
         for seed in (1, 2, 3):
             path = folder / "bases" / f"{family}-p{seed}" / "probes" / "forced.parquet"
             files.write_table(path, pa.Table.from_pylist(rows, schema=forced.SCHEMA))
-    found = json.loads(json.dumps(plain(c06.tables({"catalyst_4": Record(folder)}))))
+    found = tables_of(c06.CLAIM, {"catalyst_4": Record(folder)})
     assert {row["reading"] for row in found["predictions"]} == {"chosen", "forced"}
     gaps = {row["family"]: row["forced_gap"] for row in found["bases"]}
     assert gaps == {"talker": 0.25, "coder": 0.5}

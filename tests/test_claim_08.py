@@ -1,6 +1,5 @@
 """Interference, winners and sparsity are what was planted, and SELF is compared with GRPO unit by unit."""
 
-import json
 import statistics
 from typing import Any
 
@@ -25,10 +24,9 @@ from test_claims import kinds, renamed
 
 from claims import c08_interference as c
 from claims.boundary_trial import ANSWER, TRUTH, find
-from claims.ledger import Record
+from claims.ledger import Record, tables_of
 from claims.published import SELF_TABLE
 from controlarm.analysis.probes import Interference
-from controlarm.analysis.summary import plain
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +36,7 @@ def record(tmp_path_factory) -> Record:
 
 @pytest.fixture(scope="module")
 def made(record) -> dict:
-    return json.loads(json.dumps(plain(c.tables({"boundary": record})), allow_nan=False))
+    return tables_of(c.CLAIM, {"boundary": record})
 
 
 def row_of(rows, **wanted) -> dict[str, Any]:

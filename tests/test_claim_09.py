@@ -1,20 +1,17 @@
 """Truth minus random by stratum: what sorts problems never measures them, and the share has the interval that Fieller gives it."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 from fabricate import PROTOCOL, Behaviour, fabricate
+from fabricate_records import shrunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claims import c09_true_minus_random as claim
-from claims.ledger import Record
+from claims.ledger import Record, tables_of
 from controlarm import seeds
 from controlarm.analysis.contrasts import over_units, t_interval, within_models
 from controlarm.analysis.decomposition import Parts
-from controlarm.analysis.summary import plain
 from controlarm.protocol import Unit
 
 nan = float("nan")
@@ -97,8 +94,8 @@ def test_no_share_is_said_where_true_minus_random_does_not_gain():
 
 # A whole trial.
 
-TEXT = PROTOCOL.split("[[controls]]", 1)[0]
-for large, small in (
+TEXT = shrunk(
+    PROTOCOL.split("[[controls]]", 1)[0],
     ('"fabricated"', '"six_rewards"'),
     ("num_steps = 12", "num_steps = 2"),
     ("num_problems = 24", "num_problems = 36"),
@@ -110,9 +107,7 @@ for large, small in (
     ("python = {}\n", ""),
     ("constant = {}\n", ""),
     ('  {family = "coder", arm = "python"},\n', ""),
-):
-    assert large in TEXT
-    TEXT = TEXT.replace(large, small)
+)
 
 EFFECTS = {
     ("coder", "ground_truth"): Behaviour(0.65, 1.0, 1.0, 1.0, 1.0),
@@ -125,7 +120,7 @@ EFFECTS = {
 def made(tmp_path_factory) -> dict:
     folder = tmp_path_factory.mktemp("claim 9") / "run"
     fabricate(folder, TEXT, EFFECTS)
-    return json.loads(json.dumps(plain(claim.tables({"six_rewards": Record(Path(folder))}))))
+    return tables_of(claim.CLAIM, {"six_rewards": Record(folder)})
 
 
 def test_families_are_the_reports_decomposition_and_strata_add_up_to_them(made):

@@ -1,6 +1,5 @@
 """When and how: a shift of shares is none of skill, skill is none of shares, and both add up to what forced accuracies say."""
 
-import json
 import shutil
 from pathlib import Path
 
@@ -8,15 +7,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from fabricate import PROTOCOL, Behaviour, fabricate
+from fabricate_records import shrunk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from claims import c10_when_not_how as claim
-from claims.ledger import Record
+from claims.ledger import Record, tables_of
 from controlarm import files, protocol, seeds
 from controlarm.analysis import probes
 from controlarm.analysis.folder import RIGHT, UNKNOWN, WRONG, Completions, Evaluation
-from controlarm.analysis.summary import plain
 
 IDS = tuple("abcdef")
 
@@ -107,8 +106,8 @@ def test_shares_are_found_by_problem_and_not_by_place():
 
 # A whole trial.
 
-TEXT = PROTOCOL.split("[[controls]]", 1)[0]
-for large, small in (
+TEXT = shrunk(
+    PROTOCOL.split("[[controls]]", 1)[0],
     ('"fabricated"', '"six_rewards"'),
     ('"coder", "talker", "bungler"', '"coder", "bungler"'),
     ('  {family = "talker", arm = "ground_truth"},\n', ""),
@@ -118,9 +117,7 @@ for large, small in (
     ("step = 12", "step = 2"),
     ("num_problems = 40", "num_problems = 8"),
     ("constant = {}\n", ""),
-):
-    assert large in TEXT
-    TEXT = TEXT.replace(large, small)
+)
 
 EFFECTS = {
     ("coder", "ground_truth"): Behaviour(1.0, 0.80, 0.30),
@@ -155,7 +152,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(folder) -> dict:
-    return json.loads(json.dumps(plain(claim.tables({"six_rewards": Record(folder)}))))
+    return tables_of(claim.CLAIM, {"six_rewards": Record(folder)})
 
 
 def test_shares_that_were_planted_are_when_and_skill_is_how(made):

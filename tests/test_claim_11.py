@@ -1,17 +1,16 @@
 """A verdict is counted as changed only where it changes, at each rate as a trial of its own, and slopes are a line's slope."""
 
-import json
 import math
 
 import pytest
-from fabricate import Behaviour, fabricate
+from fabricate import Behaviour
+from fabricate_records import record_in, the_row
 from hostile import NASTY
 from test_claims import kinds, renamed
 
 from claims import c11_learning_rate as c11
-from claims.ledger import Record, Tree, build
+from claims.ledger import Record, Tree, build, tables_of
 from controlarm.analysis import contrasts
-from controlarm.analysis.summary import plain
 from controlarm.protocol import Unit
 
 RECIPE = """
@@ -65,21 +64,12 @@ PLANTED = {
 @pytest.fixture(scope="module")
 def records(tmp_path_factory) -> dict[str, Record]:
     root = tmp_path_factory.mktemp("claim-11")
-    path = root / "records/rates-00000000"
-    fabricate(path, TEXT, PLANTED)
-    (root / "trials").mkdir()
-    (root / "trials/rates.toml").write_text(TEXT, encoding="utf-8")
-    return {c11.TRIAL: Record(path)}
+    return {c11.TRIAL: record_in(root, c11.TRIAL, TEXT, PLANTED)}
 
 
 @pytest.fixture(scope="module")
 def made(records) -> dict:
-    return json.loads(json.dumps(plain(c11.tables(records)), allow_nan=False))
-
-
-def of(rows: list[dict], **wanted: str) -> dict:
-    (row,) = (row for row in rows if all(row[key] == value for key, value in wanted.items()))
-    return row
+    return tables_of(c11.CLAIM, records)
 
 
 def test_rates_stand_from_low_to_high_and_every_arm_is_told_at_each(made):
@@ -91,7 +81,7 @@ def test_rates_stand_from_low_to_high_and_every_arm_is_told_at_each(made):
 def test_contrasts_and_the_verdicts_together_are_the_reports(made, records):
     for row in records[c11.TRIAL].report["contrasts"]:
         if row["metric"] == "accuracy":
-            own = of(made["arms"], recipe=row["recipe"], arm=row["arm"])
+            own = the_row(made["arms"], recipe=row["recipe"], arm=row["arm"])
             key = "over_placebo" if row["versus"] == "placebo" else "gain"
             assert own[key]["mean"] == pytest.approx(row["estimate"])
             if row["versus"] == "placebo":
@@ -119,11 +109,11 @@ def test_a_rate_alone_is_adjusted_over_its_own_comparisons():
 
 def test_planted_verdicts_do_not_change_with_a_rate_that_does_nothing(made):
     for arm, verdict in (("ground_truth", "superior"), ("incorrect", "inferior")):
-        row = of(made["verdicts"], reading="within", arm=arm)
+        row = the_row(made["verdicts"], reading="within", arm=arm)
         assert row["verdicts"] == [verdict] * 3
         assert not row["changed"]
         assert not row["reversed"]
-    assert of(made["arms"], arm="random", recipe="half")["gain"]["mean"] == 0
+    assert the_row(made["arms"], arm="random", recipe="half")["gain"]["mean"] == 0
 
 
 def test_a_slope_is_points_a_doubling():

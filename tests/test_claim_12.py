@@ -1,21 +1,20 @@
 """A prompt's gain is on the same problems as the plain prompt's, and training is held against what the best one gave its own base."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from fabricate import PROTOCOL, Behaviour, fabricate
+from fabricate_records import shrunk
 
 from claims import c12_best_prompt as claim
-from claims.ledger import Record
+from claims.ledger import Record, tables_of
 from controlarm import files, protocol
-from controlarm.analysis.summary import plain
 from controlarm.probes.prompting import PROMPTS
 
-TEXT = PROTOCOL.split("[[controls]]", 1)[0]
-for large, small in (
+TEXT = shrunk(
+    PROTOCOL.split("[[controls]]", 1)[0],
     ('"fabricated"', '"six_rewards"'),
     ('"coder", "talker", "bungler"', '"coder", "bungler"'),
     ('  {family = "talker", arm = "ground_truth"},\n', ""),
@@ -25,9 +24,7 @@ for large, small in (
     ("step = 12", "step = 2"),
     ("num_problems = 40", "num_problems = 8"),
     ("constant = {}\n", ""),
-):
-    assert large in TEXT
-    TEXT = TEXT.replace(large, small)
+)
 
 EFFECTS = {("coder", "ground_truth"): Behaviour(1.0, 1.0, 1.0, 1.0, 1.0)}
 
@@ -72,7 +69,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(folder) -> dict:
-    return json.loads(json.dumps(plain(claim.tables({"six_rewards": Record(folder)}))))
+    return tables_of(claim.CLAIM, {"six_rewards": Record(folder)})
 
 
 def of(rows: list[dict], family: str, key: str) -> dict[str, dict]:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from fabricate import PROTOCOL, Behaviour, fabricate
+from fabricate_records import shrunk
 from hostile import NASTY
 from markdown_it import MarkdownIt
 
@@ -33,12 +34,12 @@ from claims.markdown import Markdown, gain, inert, name, table
 from claims.published import SIX_REWARDS, SPURIOUS_REWARDS
 from controlarm import files, recording
 
-TEXT = "\n".join(
-    line
-    for line in PROTOCOL.split("[[controls]]", 1)[0].splitlines()
-    if '"bungler", arm' not in line
-)
-for large, small in (
+TEXT = shrunk(
+    "\n".join(
+        line
+        for line in PROTOCOL.split("[[controls]]", 1)[0].splitlines()
+        if '"bungler", arm' not in line
+    ),
     ('"fabricated"', '"six_rewards"'),
     (', "bungler"]', "]"),
     ("num_steps = 12", "num_steps = 2"),
@@ -48,9 +49,7 @@ for large, small in (
     ("[1, 2, 4, 8]", "[1, 2]"),
     ("num_problems = 40", "num_problems = 8"),
     ("constant = {}", "constant = {}\none_shot = {}\nincorrect = {}\nformat = {}"),
-):
-    assert large in TEXT
-    TEXT = TEXT.replace(large, small)
+)
 
 EFFECTS = {
     ("coder", "ground_truth"): Behaviour(1.0, 1.0, 1.0, 1.0, 1.0),
