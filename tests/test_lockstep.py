@@ -1,6 +1,7 @@
 """The engine on whole small trials: what arms share, what they cannot, and who a failure touches."""
 
 import json
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -260,13 +261,16 @@ samples = 2
 """
 
 
-def test_bases_and_runs_are_probed_and_a_run_that_learnt_nothing_is_its_base(place):
-    text = protocol_text("[arms.constant]", more=PROBED)
-    done = prepare(place / "probed", text).train()
-    base = done.folder / "bases" / "coder-p1" / "probes"
+@pytest.fixture(scope="module")
+def probed(place) -> Small:
+    return prepare(place / "probed", protocol_text("[arms.constant]", more=PROBED)).train()
+
+
+def test_bases_and_runs_are_probed_and_a_run_that_learnt_nothing_is_its_base(probed):
+    base = probed.folder / "bases" / "coder-p1" / "probes"
     assert sorted(path.stem for path in base.iterdir()) == ["forced", "prompts"]
     found = {
-        arm: {kind: files.read_table(done.run(arm) / "probes" / f"{kind}.parquet", None)
+        arm: {kind: files.read_table(probed.run(arm) / "probes" / f"{kind}.parquet", None)
               for kind in ("forced", "sparsity", "solutions")}
         for arm in ("constant", "ground_truth")
     }  # fmt: skip
@@ -280,12 +284,13 @@ def test_bases_and_runs_are_probed_and_a_run_that_learnt_nothing_is_its_base(pla
         assert row["logp_policy"] == row["logp_base"]
 
 
-def test_a_damaged_probe_is_found_when_the_trial_is_run_again(place):
-    prepared = prepare(place / "probed", protocol_text("[arms.constant]", more=PROBED))
-    path = prepared.run("constant") / "probes" / "forced.parquet"
+def test_a_damaged_probe_is_found_when_the_trial_is_run_again(probed, tmp_path):
+    shutil.copytree(probed.folder, tmp_path / "runs" / probed.folder.name)
+    small = prepare(tmp_path, protocol_text("[arms.constant]", more=PROBED))
+    path = small.run("constant") / "probes" / "forced.parquet"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    whole = trial.prepare(place / "probed" / "trial.toml", place / "probed" / "runs", "cpu")
+    whole = trial.prepare(tmp_path / "trial.toml", tmp_path / "runs", "cpu")
     with pytest.raises(files.DamagedFileError, match=r"forced\.parquet"):
         trial.unfinished(whole)

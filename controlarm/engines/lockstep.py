@@ -430,13 +430,13 @@ def _evaluate(shard: Shard, state: State) -> None:
             checkpoints.write(path, own, {"run": spec._asdict(), "step": state.step})
 
 
-def _subject(shard: Shard, spec: RunSpec, policy: Weights | None, base: Weights) -> probes.Subject:
-    """A checkpoint to be probed; None: the base itself. All of one pretrained model share problems and noise."""
-    asked, recipe = shard.plan.protocol.probes, shard.settings.recipe
-    compute = compute_weights(base, recipe)
+def _base_subject(shard: Shard, spec: RunSpec, base: Weights) -> probes.Subject:
+    """A base to be probed. All of one pretrained model share problems and noise."""
+    asked = shard.plan.protocol.probes
+    compute = compute_weights(base, shard.settings.recipe)
     return probes.Subject(
-        policy=compute if policy is None else compute_weights(policy, recipe),
-        policy_master=base if policy is None else policy,
+        policy=compute,
+        policy_master=base,
         base=compute,
         base_master=base,
         problems=shard.held_out[: asked.num_problems],
@@ -448,18 +448,24 @@ def _subject(shard: Shard, spec: RunSpec, policy: Weights | None, base: Weights)
     )
 
 
+def _write_probes(folder: Path, kinds: Sequence[str], subject: probes.Subject) -> None:
+    for kind in kinds:
+        files.write_table(folder / "probes" / f"{kind}.parquet", probes.PROBES[kind](subject))
+
+
 def _probe_bases(shard: Shard, report: Report) -> None:
     """Each base once, whichever shard comes first; always in the precision of the protocol's first recipe."""
-    first = next(iter(shard.plan.protocol.recipes))
+    protocol = shard.plan.protocol
+    if shard.recipe_name != next(iter(protocol.recipes)):
+        return
     for run, spec in enumerate(shard.specs):
-        home = shard.plan.folder / "bases" / f"{spec.family}-p{spec.pretraining_seed}" / "probes"
-        paths = {kind: home / f"{kind}.parquet" for kind in shard.plan.protocol.probes.base}
-        missing = {kind: path for kind, path in paths.items() if not path.exists()}
-        if missing and shard.recipe_name == first:
+        home = shard.plan.folder / "bases" / f"{spec.family}-p{spec.pretraining_seed}"
+        missing = [
+            k for k in protocol.probes.base if not (home / "probes" / f"{k}.parquet").exists()
+        ]
+        if missing:
             started = time.perf_counter()
-            subject = _subject(shard, spec, None, _own(shard.base, run))
-            for kind, path in missing.items():
-                files.write_table(path, probes.PROBES[kind](subject))
+            _write_probes(home, missing, _base_subject(shard, spec, _own(shard.base, run)))
             report(_progress(shard, 0, "probed", time.perf_counter() - started))
 
 
@@ -469,13 +475,16 @@ def _probe_runs(shard: Shard, state: State, report: Report) -> None:
     if not kinds:
         return
     started = time.perf_counter()
+    bases: dict[tuple[str, int], probes.Subject] = {}
     for run, spec in enumerate(shard.specs):
         if not bool(state.active[run]):
             continue
-        subject = _subject(shard, spec, _own(state.weights, run), _own(shard.base, run))
-        for kind in kinds:
-            path = shard.folder(run) / "probes" / f"{kind}.parquet"
-            files.write_table(path, probes.PROBES[kind](subject))
+        key = (spec.family, spec.pretraining_seed)
+        if key not in bases:
+            bases[key] = _base_subject(shard, spec, _own(shard.base, run))
+        own = _own(state.weights, run)
+        policy = compute_weights(own, shard.settings.recipe)
+        _write_probes(shard.folder(run), kinds, bases[key].trained(policy, own))
     report(_progress(shard, state.step, "probed", time.perf_counter() - started))
 
 

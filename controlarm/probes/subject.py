@@ -8,7 +8,7 @@ policy, so what is compared is compared draw by draw. If the path is the evaluat
 import functools
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -78,6 +78,12 @@ class Subject:
     max_tokens: int
     """Longest completion."""
     shape: Shape
+    as_base: "Subject | None" = None
+    """The base's own subject, where ``trained`` made this one."""
+
+    def trained(self, policy: Weights, policy_master: Weights) -> "Subject":
+        """A policy that was trained from this base, asked the same. What the base says is drawn once for all of them."""
+        return replace(self, policy=policy, policy_master=policy_master, as_base=self)
 
     @functools.cached_property
     def own(self) -> Said:
@@ -87,6 +93,8 @@ class Subject:
     @functools.cached_property
     def of_base(self) -> Said:
         """What the base says, with the same noise."""
+        if self.as_base is not None:
+            return self.as_base.own
         return self.own if self.base is self.policy else self._said(self.base)
 
     def _said(self, weights: Weights) -> Said:
