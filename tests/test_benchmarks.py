@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import ceiling, flops, gpu, growth, harness, lockstep_gain, overhead
+from benchmarks import ceiling, contamination, flops, gpu, growth, harness, lockstep_gain, overhead
 from benchmarks.workload import Workload, make, weights_of
 from controlarm.advantages import group_relative
 from controlarm.organisms.tokenizer import PAD
@@ -196,6 +196,7 @@ def run(benchmark, monkeypatch, tmp_path, *more):
         (lockstep_gain, [], "| distinct | 2 | "),
         (growth, [], "| samples a prompt | distinct | learn |"),
         (overhead, [], "| evaluation |"),
+        (contamination, [], "| rote | 24 of 24 |"),
         (gpu, ["--device", "cpu"], "| 1 | Hugging Face |"),
     ],
 )

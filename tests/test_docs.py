@@ -1,6 +1,7 @@
 """What the docs say is so: their code runs, their names exist, their tables are complete."""
 
 import importlib
+import json
 import re
 import subprocess
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from typing import Any, get_args
 
 import pytest
 
+from benchmarks import contamination
 from controlarm.analysis.folder import JOURNAL
 from controlarm.analysis.summary import summarise
 from controlarm.protocol import PRESETS, Recipe
@@ -106,6 +108,11 @@ def test_the_journal_is_documented_column_by_column():
     columns = [re.search(r"`(\w+)`", item) for item in listed.split("·")]
     assert [c[1] for c in columns if c] == list(JOURNAL)
     assert first_column(section(read("docs/metrics.md"), "`steps.jsonl`")) == list(JOURNAL)
+
+
+def test_what_is_told_of_contamination_was_measured():
+    results = json.loads(read("benchmarks/results/contamination.json"))
+    assert contamination.table(results) in read("docs/method.md")
 
 
 IDENTITY = {"version", "pretraining_seed", "seed", "step", "steps", "k", "units", "values", "value"}
