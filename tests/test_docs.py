@@ -115,7 +115,18 @@ def test_what_is_told_of_contamination_was_measured():
     assert contamination.table(results) in read("docs/method.md")
 
 
-IDENTITY = {"version", "pretraining_seed", "seed", "step", "steps", "k", "units", "values", "value"}
+IDENTITY = {
+    "version",
+    "pretraining_seed",
+    "model",
+    "seed",
+    "step",
+    "steps",
+    "k",
+    "units",
+    "values",
+    "value",
+}
 """Keys of the report that say where a number belongs, or hold a number that the row or table names."""
 
 
@@ -139,6 +150,27 @@ def test_every_number_of_the_report_is_documented(tmp_path):
     }
     documented = set(re.findall(r"`(\w+)`", read("docs/metrics.md")))
     assert shown - IDENTITY - documented == set()
+
+
+AFFIXES = re.compile(r"^(?:within|placebo|full|coins|over)_|_(?:low|high|before|after|first|last)$")
+"""Of intervals and of two times, told once for all claims."""
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "records").glob("*/CLAIM-*.json")), ids=lambda path: path.stem
+)
+def test_every_number_of_a_claim_is_documented(path: Path):
+    made = json.loads(path.read_text(encoding="utf-8"))
+    shown = {
+        name for title, part in made.items() if title != "claim" for name in numbers(part, title)
+    }
+    documented = set(re.findall(r"`(\w+)`", read("docs/metrics.md"))) | IDENTITY
+    unknown = {
+        name
+        for name in shown - documented
+        if AFFIXES.sub("", AFFIXES.sub("", name)) not in documented
+    }
+    assert unknown == set()
 
 
 @pytest.mark.skipif(
