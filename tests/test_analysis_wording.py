@@ -29,7 +29,15 @@ def test_an_inferior_arm_loses_against_it():
 )
 def test_the_placebos_share_is_given_only_where_both_gain_clearly(raw, null, expected):
     text = placebo_part(
-        "coder", "majority", "random", Estimate(raw, 0.01, 3), Estimate(null, 0.01, 3)
+        "coder", "majority", "random", Estimate(raw, 0.01, 3), Estimate(null, 0.01, 3), False
     )
     assert expected in text
     assert "learn" not in text
+
+
+def test_seeds_that_agree_by_luck_give_the_placebo_no_share():
+    text = placebo_part(
+        "talker", "majority", "random", Estimate(0.30, 0.01, 3), Estimate(0.06, 0.0001, 3), True
+    )
+    assert "no share is given, since seeds that agree by luck" in text
+    assert "%" not in text.rpartition(";")[2]

@@ -110,11 +110,11 @@ def headline(
             continue
         case = (family, recipe, arm)
         raw = ends[case].base.estimate
-        null = tables.contrast_of(trial, (family, recipe, end.placebo), BASE, end.metric).estimate
-        if raw.num_units and null.num_units:
-            lines.append(
-                wording.placebo_part(tables.where(trial, case), arm, end.placebo, raw, null)
-            )
+        null = tables.contrast_of(trial, (family, recipe, end.placebo), BASE, end.metric)
+        if raw.num_units and null.estimate.num_units:
+            by_luck = tables.by_luck(null)
+            where = tables.where(trial, case)
+            lines.append(wording.placebo_part(where, arm, end.placebo, raw, null.estimate, by_luck))
     if checked:
         held = sum(row["held"] is True for row in checked)
         broken = [f"{row['arm']} on {row['family']} ({row['expect']} expected, {row['found']})"

@@ -147,6 +147,14 @@ def endpoints(trial: Trial) -> dict[Case, Endpoint]:
     return found
 
 
+def by_luck(contrast: Contrast) -> bool:
+    """Whether there is an interval, and one too short because units agree by luck (`contrasts.by_luck`)."""
+    e, sampling = contrast.estimate, contrasts.sampling_noise(contrast.differences)
+    return e.note is None and bool(
+        contrasts.by_luck(np.array([e.sd]), np.array([sampling]), e.num_units)[0]
+    )
+
+
 def _contrast_row(
     trial: Trial, case: Case, versus: str, metric: str, contrast: Contrast, end: Endpoint | None
 ) -> Row:
@@ -156,7 +164,6 @@ def _contrast_row(
     m = len(primary_cases(trial)) if adjusted else 1
     errors = [d.problem_se for d in contrast.differences]
     sampling = contrasts.sampling_noise(contrast.differences)
-    lucky = contrasts.by_luck(np.array([e.sd]), np.array([sampling]), e.num_units)
     return {
         "family": case[0], "recipe": case[1], "arm": case[2], "versus": versus, "metric": metric,
         "step": endpoint.step, "primary": adjusted is not None, "exploratory": adjusted is None,
@@ -166,7 +173,7 @@ def _contrast_row(
         "holm_lower": contrasts.lower_bound(e, adjusted.level) if adjusted else None,
         "problem_se": float(np.sqrt(np.mean(np.square(errors)))) if errors else None,
         "sampling_se": sampling,
-        "by_luck": e.note is None and bool(lucky[0]),
+        "by_luck": by_luck(contrast),
         "mde": contrasts.mde(e.sd, e.num_units, endpoint.alpha, m) if e.sd > 0 else None,
         "family_claim": contrasts.family_claim([d.unit for d in contrast.differences]),
         "verdict": end.verdict.outcome if end and versus == "placebo" else None,

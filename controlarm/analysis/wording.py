@@ -39,19 +39,23 @@ def contrast(where: str, arm: str, placebo: str, e: Estimate, outcome: str, labe
     return f"{where}: {arm} {change(e.mean)} {word} {placebo} ({interval(e)}): {outcome}{label}."
 
 
-def placebo_part(where: str, arm: str, placebo: str, raw: Estimate, null: Estimate) -> str:
+def placebo_part(
+    where: str, arm: str, placebo: str, raw: Estimate, null: Estimate, by_luck: bool
+) -> str:
     """How much of an arm's raw gain over base the placebo gave by itself.
 
     A share is given only where both are clearly above 0: a share of nothing has no meaning, and a share that chance
-    may have made would be read as a finding.
+    may have made would be read as a finding. ``by_luck``: the placebo's interval is too short to say so.
     """
     alone = f"{placebo} alone {change(null.mean)} ({interval(null)})"
     start = f"{where}: over the base, {arm} {change(raw.mean)} and {alone}"
     if not t_interval(raw, 0.95)[0] > 0:
         return f"{start}; no share is given, since the raw gain is not clearly above 0."
     low, high = t_interval(null, 0.95)
+    if low <= 0 <= high:
+        return f"{start}; no share is given, since {placebo}'s own gain is not told apart from 0."
+    if by_luck:
+        return f"{start}; no share is given, since seeds that agree by luck make {placebo}'s own interval too short."
     if high < 0:
         return f"{start}: none of the raw gain came with the placebo."
-    if not low > 0:
-        return f"{start}; no share is given, since {placebo}'s own gain is not told apart from 0."
     return f"{start}: {100 * null.mean / raw.mean:.0f} % of the raw gain came with the placebo."
