@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+import typer
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
@@ -605,9 +606,7 @@ def test_help_arms_families_report_and_show_need_no_torch(copied):
 # The rest
 
 
-@pytest.mark.parametrize(
-    "words", ["run", "check", "report", "show", "arms", "families", "pretrain"]
-)
+@pytest.mark.parametrize("words", list(typer.main.get_group(app).commands))
 def test_every_commands_help_has_an_example_and_says_what_it_writes(words):
     said = " ".join(invoke(words, "--help").stdout.split())
     assert f"Example: controlarm {words}" in said
