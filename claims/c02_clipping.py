@@ -583,12 +583,16 @@ def _decided(made: Tables, trial: Row) -> str:
 def _tokens(made: Tables, trial: Row) -> str:
     """Where ratios were clipped."""
     row = next(row for row in made["bands"] if row["recipe"] == CLIPPED)
+
+    def fine(share: float | None) -> Markdown:
+        return Markdown(f"{percent(share, 3)} %")
+
     by_band = ", ".join(
-        f"{band} {_percent(row[f'prior_{band}'])} ({_percent(row[f'clip_low_{band}'])} below, {_percent(row[f'clip_high_{band}'])} above)"
+        f"{band} {_percent(row[f'prior_{band}'])} ({fine(row[f'clip_low_{band}'])} below, {fine(row[f'clip_high_{band}'])} above)"
         for band in BANDS
     )
     return (
-        f"Under {name(CLIPPED)}, {_percent(row['clip_low'])} of tokens were clipped below and {_percent(row['clip_high'])} above; tokens by "
+        f"Under {name(CLIPPED)}, {fine(row['clip_low'])} of tokens were clipped below and {fine(row['clip_high'])} above; tokens by "
         f"probability, and what was clipped there as shares of all: {by_band}. The base's tokens had probability "
         f"{number(trial['base_token_probability'], 3)} on average, so margins are "
         f"{percent(margin_of(trial, SHARPENING))} points of shares and {percent(margin_of(trial, 'token_probability'), 2)} of it."
