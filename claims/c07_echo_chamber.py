@@ -344,7 +344,7 @@ def page(made: Tables) -> Page:
         f"that. The optimiser and its rate are those of our other trials; {counted(trial['step'], 'step')} are made. pass@k is over {counted(trial['problems'], 'held-out problem')} "
         f"at temperature one. {counted(trial['runs'], 'run')} were planned, {count(trial['failed'])} of them failed.",
         caution=f"Intervals are over {counted(trial['models'], 'pretrained model')} and not adjusted; those *within* are over training seeds and speak of these models alone. Two families are two cases of "
-        f"which strategy is better, not a law of which wins. With {counted(trial['tries'], 'try', 'tries')} at each problem pass@k is near its ceiling, so a fall is small where it exists. "
+        f"which strategy is better, not a law of which wins. Where training makes the rarer strategy win, a leash holds that one back, so *rarer* does not mean diverse there. With {counted(trial['tries'], 'try', 'tries')} at each problem pass@k is near its ceiling, so a fall is small where it exists. "
         "The placebo can shift strategies by itself, so its rate of changes is an upper bound for false ones.",
     )  # fmt: skip
 

@@ -152,7 +152,9 @@ def test_every_number_of_the_report_is_documented(tmp_path):
     assert shown - IDENTITY - documented == set()
 
 
-AFFIXES = re.compile(r"^(?:within|placebo|full|coins|over)_|_(?:low|high|before|after|first|last)$")
+AFFIXES = re.compile(
+    r"^(?:within|placebo|full|coins|over)_|_(?:(?:within_)?(?:low|high)|units|before|after|first|last)$"
+)
 """Of intervals and of two times, told once for all claims."""
 
 
