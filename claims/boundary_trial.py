@@ -1,10 +1,10 @@
-"""What claims 5 and 8 read of one record: what policies reach with k tries, by three notions of success, and probes by unit.
+"""What claims 5 and 8 read of two records, a base each: what policies reach with k tries, by three notions of success, and probes by unit.
 
 A right answer may be a lucky one: with many tries, guessing reaches much. So success is counted by answer, by derivation (the
 steps are valid, too), and by answer with guessing taken out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
@@ -14,16 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Float
 
-from claims.ledger import Record
+from claims.ledger import Record, Records, Tables
 from claims.markdown import Markdown, gain
 from claims.two_intervals import minus
 from controlarm.analysis import boundary
 from controlarm.analysis.boundary import Tries
 from controlarm.analysis.contrasts import over_units, t_interval
 from controlarm.analysis.folder import BASE, RIGHT, UNKNOWN, VALID, Evaluation, Trial
+from controlarm.analysis.metrics import mean
 from controlarm.protocol import Unit
 
-TRIAL = "boundary"
+TRIALS = ("boundary", "boundary_talker")
+"""A trial a base."""
 TRUTH = "ground_truth"
 """The arm that pays what is right."""
 
@@ -131,8 +133,12 @@ class Reach:
         """What stands on both pages."""
         protocol = self.trial.protocol
         evaluations = [e for run in self.trial.runs for e in run.evaluations.values()]
+        missed = [
+            mean((successes(e, ANSWER).sum(axis=1) == 0).astype(float))
+            for e in self.evaluations(next(iter(protocol.recipes)), BASE).values()
+        ]
         return {
-            "k": self.ks[-1], "samples": protocol.evaluation.samples, "problems": protocol.evaluation.num_problems,
+            "unsolved": mean(np.array(missed)), "k": self.ks[-1], "samples": protocol.evaluation.samples, "problems": protocol.evaluation.num_problems,
             "step": protocol.endpoint.step, "placebo": self.placebo, "runs": len(self.trial.runs),
             "unfinished": sum(run.state != "finished" for run in self.trial.runs),
             "models": len(set(protocol.design.pretraining_seeds)),
@@ -140,6 +146,30 @@ class Reach:
             "without_verdict": int(sum((e.sampled.strict == UNKNOWN).sum() for e in evaluations)),
             "guess": float(np.nanmean(self.guess[:, -1])) if np.isfinite(self.guess[:, -1]).any() else None,
         }  # fmt: skip
+
+
+def by_base(
+    records: Records, tables: Callable[[Record], Tables]
+) -> dict[str, Sequence[Mapping[str, Any]]]:
+    """The tables of every trial, one under the other, each row with the family that its base is of."""
+    made: dict[str, list[Mapping[str, Any]]] = {}
+    for trial in TRIALS:
+        if trial in records:
+            (family,) = records[trial].protocol.design.families
+            for key, rows in tables(records[trial]).items():
+                made.setdefault(key, []).extend({"family": family, **row} for row in rows)
+    return dict(made)
+
+
+def families(made: Tables) -> list[str]:
+    """The bases; first the one that leaves most problems unsolved, which the verdict is read on: only where something is unsolved can a boundary move."""
+    rows = sorted(made["trial"], key=lambda row: -(row["unsolved"] or 0))
+    return [row["family"] for row in rows]
+
+
+def of(made: Tables, family: str) -> Tables:
+    """One base's tables."""
+    return {key: [r for r in rows if r["family"] == family] for key, rows in made.items() if key != "claim"}  # fmt: skip
 
 
 def find(rows: Sequence[Row], **wanted: object) -> Row | None:

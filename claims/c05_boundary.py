@@ -11,19 +11,22 @@ from claims.boundary_trial import (
     BEYOND,
     DERIVATION,
     NOTIONS,
-    TRIAL,
+    TRIALS,
     TRUTH,
     Notion,
     Probed,
     Reach,
+    by_base,
+    families,
     find,
+    of,
     pass_of,
     probed,
     shown,
     successes,
     told,
 )
-from claims.ledger import Claim, Finding, Page, Records, Tables
+from claims.ledger import Claim, Finding, Page, Record, Records, Tables, Verdict
 from claims.markdown import Markdown, count, counted, listed, name, number, points, share, table
 from claims.published import (
     BOUNDARY_AIME24,
@@ -72,8 +75,11 @@ Row = dict[str, Any]
 
 
 def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """``trial`` and ``k``; by algorithm ``ends``, ``curves``, ``sets``, ``excess``, ``histograms``, ``perplexity``, ``temperature``, ``cost``; ``overlap`` across them."""
-    record = records[TRIAL]
+    """By base ``trial``; by algorithm ``ends``, ``curves``, ``sets``, ``excess``, ``histograms``, ``perplexity``, ``temperature``, ``cost``; ``overlap`` across them."""
+    return by_base(records, _tables)
+
+
+def _tables(record: Record) -> Tables:
     reach = Reach(record.trial)
     own = [recipe for recipe in ALGORITHMS if recipe in record.protocol.recipes]
     sets = [row for recipe in own for notion in SOLVING for row in _sets(reach, recipe, notion)]
@@ -299,7 +305,7 @@ ROOM = 0.05
 RULE = (
     "Rule, by answer and again by derivation: every algorithm gains at one try (95 % intervals over the models); none gains at the most tries; none solves "
     "more new problems than the base does against itself; most pairs of algorithm and model have a crossing that the band over problems *establishes*; and "
-    f"the base leaves at least {percent(ROOM, 0)} % of the problems unsolved. *Reproduced* where all of that holds; *not at this scale* where an algorithm does not gain "
+    f"the base leaves at least {percent(ROOM, 0)} % of the problems unsolved. Read on the base that leaves most unsolved in all tries. *Reproduced* where all of that holds; *not at this scale* where an algorithm does not gain "
     "at one try by answer; *refuted in miniature* where most gain at the most tries and solve more new ones; else *partly*."
 )
 
@@ -337,18 +343,31 @@ def _whole(found: Mapping[str, Any]) -> bool:
     )
 
 
-def finding(made: Tables) -> Finding:
-    """The verdict by the rule; the effect is GRPO's and the range over algorithms."""
+def verdict(made: Tables) -> Verdict:
+    """By the rule, on one base."""
     by_answer = read(made, ANSWER)
     half = len(by_answer["recipes"]) / 2
     if not by_answer["recipes"] or len(by_answer["gain_at_one"]) < len(by_answer["recipes"]):
-        verdict = "not at this scale"
-    elif all(_whole(read(made, notion)) for notion in SOLVING):
-        verdict = "reproduced"
-    elif len(by_answer["gain_at_most"]) > half and len(by_answer["more_new"]) > half:
-        verdict = "refuted in miniature"
-    else:
-        verdict = "partly"
+        return "not at this scale"
+    if all(_whole(read(made, notion)) for notion in SOLVING):
+        return "reproduced"
+    if len(by_answer["gain_at_most"]) > half and len(by_answer["more_new"]) > half:
+        return "refuted in miniature"
+    return "partly"
+
+
+def finding(made: Tables) -> Finding:
+    """The verdict by the rule; the effect is GRPO's and the range over algorithms, base by base."""
+    ours = families(made)
+    said = [
+        f"{name(family)}, trained − base, {_effect(own)}"
+        for family in ours
+        if (own := of(made, family))["ends"]
+    ]
+    return Finding(verdict(of(made, ours[0])), Markdown(". ".join(said) or "–"))
+
+
+def _effect(made: Tables) -> str:
     rows = [row for row in made["ends"] if (row["arm"], row["notion"]) == (TRUTH, ANSWER)]
     said = []
     for k in dict.fromkeys(row["k"] for row in rows):
@@ -359,44 +378,64 @@ def finding(made: Tables) -> Finding:
             said.append(
                 f"pass@{count(k)}: {name('grpo')} {shown(grpo)}, the algorithms {least} to {most}"
             )
-    return Finding(verdict, Markdown(f"trained − base, {'; '.join(said)}" if said else "–"))
+    return "; ".join(said)
 
 
 # Page.
 
 
 def page(made: Tables) -> Page:
-    """Curves, sets and what outputs are to the base, an algorithm a row."""
-    (trial,) = made["trial"]
+    """Curves, sets and what outputs are to the base, an algorithm a row, base by base."""
+    ours = families(made)
+    trials = {family: of(made, family)["trial"][0] for family in ours}
+    trial = trials[ours[0]]
     before, all_before = BOUNDARY_TEST["base"]
     one, most = BOUNDARY_TEST["grpo"]
-    found = [
-        f"pass in %, and trained − base in points with 95 % intervals over {counted(trial['models'], 'model')}; *published*: Omni-MATH, held out.",
-        _ends_table(made),
-        _ends_sentence(made),
-        f"Problems solved in {count(trial['samples'])} tries by answer, all models together. *New*: solved in one half of the samples and missed in the other half of the "
-        "base's, by the trained policy and, in brackets, by the base itself. In brackets after *trained only*: what the models' 95 % intervals (Clopper and Pearson) span. *Crossing*: k at which the base has caught up, by model, and what the band admits.",
-        _sets_table(made),
-        "The parts of the rule:",
-        _rule_table(made),
-        "Likeness of the algorithms' sets, by answer, against chance among problems that are as hard for the base:",
-        _overlap_table(made),
-        _histogram_sentence(made),
-        f"Perplexity of outputs under the base, and pass@{count(trial['probe_samples'])} at the temperature that gives the base's entropy:",
-        _outputs_table(made),
-        _outputs_sentence(made),
-    ]
+    runs, unfinished, unknown = (
+        sum(each[key] for each in trials.values())
+        for key in ("runs", "unfinished", "without_verdict")
+    )
     return Page(
         asked=f"Under GRPO {MODELS} goes from {percent(before)} to {percent(one)} % of held-out problems at {ONCE}, and from "
         f"{percent(all_before)} to {percent(most)} % at {OFTEN}. Do algorithms from one base solve the same problems, does any solve what the base cannot, "
         "and where do the curves cross?",
-        found="\n\n".join(part for part in found if part),
-        differs="Small models of one family, arithmetic stories, derivations checked by a program, temperature one without a nucleus; "
-        f"{name(trial['placebo'])}, a coin, is trained by every algorithm. The paper has one run an algorithm, no intervals, and up to {LARGEST} tries. "
-        f"Of {counted(trial['runs'], 'run')} {count(trial['unfinished'])} are not finished; {counted(trial['without_verdict'], 'completion')} had no verdict.",
+        found="\n\n".join([_legend(trial), *(_found(of(made, family), family) for family in ours)]),
+        differs="Small models, arithmetic stories, derivations checked by a program, temperature one without a nucleus; "
+        f"{name(trial['placebo'])} is a coin. The paper has one run an algorithm, no intervals, and up to {LARGEST} tries. "
+        f"Of {counted(runs, 'run')} {count(unfinished)} are not finished; {counted(unknown, 'completion')} had no verdict.",
         caution=f"One training seed on each of {counted(trial['models'], 'model')}: intervals over models are wide, and *no gain* means that none was seen. None is "
         f"adjusted for the number of algorithms. Models share their problems, so sums over models are not of independent cases. {_saturation(made)}",
     )  # fmt: skip
+
+
+def _legend(trial: Row) -> str:
+    """What the tables of all bases have."""
+    low, high = BOUNDARY_GAP
+    least, most = BOUNDARY_DAPO_COST
+    return (
+        f"Of each base: pass in %, trained − base in points with 95 % intervals over {counted(trial['models'], 'model')}, *published* of Omni-MATH. Problems solved in "
+        f"{count(trial['samples'])} tries by answer, models together; *new*: in one half of the samples and not in the other half of the base's, by the trained policy and (by the base); "
+        "*trained only* with what the models' 95 % intervals (Clopper and Pearson) span; *crossing*: k at which each model's base has caught up, and what the band admits. "
+        "The parts of the rule. Likeness of the algorithms' sets, by answer, against chance among problems as hard for the base. Perplexity of "
+        f"outputs under the base, pass@{count(trial['probe_samples'])} at the base's entropy, and the sampling-efficiency gap: the base's pass@{count(trial['k'])} − "
+        f"trained pass@{count(1)} (published {points(low)} to {points(high)}; lower is better). Published of DAPO: {least} to {most} times the samples."
+    )
+
+
+def _found(made: Tables, family: str) -> str:
+    """Everything that is told of one base."""
+    parts = [
+        f"**{name(family)}: {verdict(made)}.**",
+        _ends_table(made),
+        _ends_sentence(made),
+        _sets_table(made),
+        _rule_table(made),
+        _overlap_table(made),
+        _histogram_sentence(made),
+        _outputs_table(made),
+        _outputs_sentence(made),
+    ]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _recipes(made: Tables) -> list[str]:
@@ -586,30 +625,28 @@ def _gap(made: Tables, recipe: str) -> coverage.SamplingGap | None:
 
 
 def _outputs_sentence(made: Tables) -> str:
-    """The gap with its sign, and its published range; what entropy gives back."""
-    gap = _gap(made, "grpo")
-    low, high = BOUNDARY_GAP
-    parts = [f"GRPO: {gap.sentence} Published: {points(low)} to {points(high)}."] if gap else []
+    """What entropy gives back."""
     rows = [row for row in made["temperature"] if row["matched_minus_base"]["sign"] is not None]
     signs = [row["matched_minus_base"]["sign"] for row in rows]
-    if rows:
-        parts.append(
-            f"With the base's entropy {count(signs.count('below'))} of {counted(len(signs), 'algorithm')} are below it at pass@{count(rows[0]['tries'])}, "
-            f"{count(signs.count('above'))} above."
-        )
-    if find(made["cost"], recipe="dapo"):
-        least, most = BOUNDARY_DAPO_COST
-        parts.append(f"Published of DAPO: {least} to {most} times the samples.")
-    return " ".join(parts)
+    if not rows:
+        return ""
+    return (
+        f"With the base's entropy {count(signs.count('below'))} of {counted(len(signs), 'algorithm')} are below it at pass@{count(rows[0]['tries'])}, "
+        f"{count(signs.count('above'))} above."
+    )
 
 
 def _saturation(made: Tables) -> str:
     """How much room there is at all."""
-    found = {notion: read(made, notion) for notion in SOLVING}
-    said = " and ".join(
-        f"{share(of['unsolved'], of['problems'])} by {notion}" for notion, of in found.items()
-    )
-    return f"The base leaves {said} unsolved: only there could a boundary move outwards."
+    said = []
+    for family in families(made):
+        found = {notion: read(of(made, family), notion) for notion in SOLVING}
+        left = " and ".join(
+            f"{share(of_['unsolved'], of_['problems'])} by {notion}"
+            for notion, of_ in found.items()
+        )
+        said.append(f"{name(family)} leaves {left} unsolved")
+    return f"{'; '.join(said)}: only there could a boundary move outwards."
 
 
 CLAIM = Claim(
@@ -618,7 +655,7 @@ CLAIM = Claim(
     source=LIMIT_OF_RLVR,
     published=f"On its training problems {MODELS} goes from {percent(BOUNDARY_TRAIN['base'][0])} to {percent(BOUNDARY_TRAIN['grpo'][0])} % at {ONCE} and from "
     f"{percent(BOUNDARY_TRAIN['base'][1])} to {percent(BOUNDARY_TRAIN['grpo'][1])} % at {OFTEN} under GRPO",
-    trials=(TRIAL,),
+    trials=TRIALS,
     rule=RULE,
     tables=tables,
     finding=finding,

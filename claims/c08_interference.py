@@ -13,16 +13,19 @@ from claims.boundary_trial import (
     ANSWER,
     DERIVATION,
     NOTIONS,
-    TRIAL,
+    TRIALS,
     TRUTH,
     Probed,
     Reach,
+    by_base,
+    families,
     find,
+    of,
     probed,
     shown,
     told,
 )
-from claims.ledger import Claim, Finding, Page, Record, Records, Tables
+from claims.ledger import Claim, Finding, Page, Record, Records, Tables, Verdict
 from claims.markdown import Markdown, count, counted, name, number, points, table
 from claims.published import SELF, SELF_TABLE
 from claims.two_intervals import minus
@@ -54,8 +57,11 @@ Row = dict[str, Any]
 
 
 def tables(records: Records) -> dict[str, Sequence[Mapping[str, Any]]]:
-    """``trial``; by recipe ``ends``, ``interference``, ``winners``, ``sparsity``, ``selection``; ``versus`` GRPO; ``tracking`` of lost reach."""
-    record = records[TRIAL]
+    """By base ``trial``; by recipe ``ends``, ``interference``, ``winners``, ``sparsity``, ``selection``; ``versus`` GRPO; ``tracking`` of lost reach."""
+    return by_base(records, _tables)
+
+
+def _tables(record: Record) -> Tables:
     reach = Reach(record.trial)
     own = [recipe for recipe in OURS if recipe in record.protocol.recipes]
     arms = (TRUTH, reach.placebo)
@@ -179,7 +185,7 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> float:
 RULE = (
     f"Rule, three parts, each by its 95 % interval over the models: learning one problem makes others' right solutions less likely, in the base or "
     f"after {name(PLAIN)}; the slope of {name(PLAIN)} on reference solutions is above nothing; {name(WHOLE)} is above {name(PLAIN)} at the most tries by answer, "
-    f"and at one try the mean is no more than {points(MARGIN).lstrip('+')} points below it. *Reproduced* where all three hold; *not at this scale* where {name(PLAIN)} does not "
+    f"and at one try the mean is no more than {points(MARGIN).lstrip('+')} points below it. Read on the base that leaves most unsolved in all tries. *Reproduced* where all three hold; *not at this scale* where {name(PLAIN)} does not "
     "gain at one try; *partly* where at least one part holds; *refuted in miniature* where none holds and one lies on the other side; else *not at this scale*."
 )
 
@@ -210,26 +216,29 @@ def parts(made: Tables) -> dict[Part, str]:
     return found
 
 
-def finding(made: Tables) -> Finding:
-    """The verdict by the rule; the effect is SELF minus GRPO."""
+def verdict(made: Tables) -> Verdict:
+    """By the rule, on one base."""
     (trial,) = made["trial"]
     found = list(parts(made).values())
     ends = [row for row in made["ends"] if (row["recipe"], row["arm"], row["notion"]) == (PLAIN, TRUTH, ANSWER)]  # fmt: skip
-    gains = any(row["sign"] == "above" for row in ends if row["k"] != trial["k"])
-    if not gains:
-        verdict = "not at this scale"
-    elif found.count("holds") == len(found):
-        verdict = "reproduced"
-    elif "holds" in found:
-        verdict = "partly"
-    elif "reversed" in found:
-        verdict = "refuted in miniature"
-    else:
-        verdict = "not at this scale"
-    rows = [row for row in made["versus"] if (row["recipe"], row["arm"], row["notion"]) == (WHOLE, TRUTH, ANSWER)]  # fmt: skip
-    said = [f"pass@{count(row['k'])} {shown(row)}" for row in rows]
-    effect = f"{name(WHOLE)} − {name(PLAIN)}: {', '.join(said)}" if said else markup.MISSING
-    return Finding(verdict, Markdown(effect))
+    if not any(row["sign"] == "above" for row in ends if row["k"] != trial["k"]):
+        return "not at this scale"
+    if found.count("holds") == len(found):
+        return "reproduced"
+    if "holds" in found:
+        return "partly"
+    return "refuted in miniature" if "reversed" in found else "not at this scale"
+
+
+def finding(made: Tables) -> Finding:
+    """The verdict by the rule; the effect is SELF minus GRPO, base by base."""
+    ours, said = families(made), []
+    for family in ours:
+        rows = [row for row in of(made, family)["versus"] if (row["recipe"], row["arm"], row["notion"]) == (WHOLE, TRUTH, ANSWER)]  # fmt: skip
+        if rows:
+            at = ", ".join(f"pass@{count(row['k'])} {shown(row)}" for row in rows)
+            said.append(f"{name(family)}, {name(WHOLE)} − {name(PLAIN)}: {at}")
+    return Finding(verdict(of(made, ours[0])), Markdown("; ".join(said) or markup.MISSING))
 
 
 # Page.
@@ -245,26 +254,13 @@ def plainly(row: Row, digits: int = 3) -> Markdown:
 
 
 def page(made: Tables) -> Page:
-    """Interference, winners, SELF against GRPO."""
-    (trial,) = made["trial"]
-    found = [
-        f"What one step on a problem (gradient brought to a fixed length) does to log-probabilities of right solutions, in thousandths of a nat; "
-        f"shares in %; 95 % intervals over {counted(trial['models'], 'model')}:",
-        _interference_table(made),
-        _interference_sentence(made),
-        "Least squares of what training added to a problem's right solution on what it had under the base, nats by nats; above nothing, winners take all:",
-        _winners_table(made),
-        _winners_sentence(made),
-        "SELF against GRPO, points by unit:",
-        _versus_table(made),
-        _versus_sentence(made),
-        _tracking_sentence(made),
-        _sparsity_sentence(made),
-    ]
+    """Interference, winners, SELF against GRPO, base by base."""
+    ours = families(made)
+    trial = of(made, ours[0])["trial"][0]
     return Page(
         asked=f"Does learning one problem press down right solutions of others (interference), do the problems that the base finds likely take all, and "
         f"does SELF, which trains where the greedy answer is wrong, reach more with {count(trial['k'])} tries than GRPO at the same pass@{count(1)}?",
-        found="\n\n".join(part for part in found if part),
+        found="\n\n".join([_legend(trial), *(_found(of(made, family), family) for family in ours)]),
         differs=f"The paper's models are pretrained on the web and tried up to a thousand times; ours are small and {count(trial['k'])} tries are made. Interference is measured as defined, one "
         f"on-policy step of {name(PLAIN)} in float32 from the same weights a problem. The released script of SELF has no divergence; {name(SELECTIVE)} has none, "
         f"{name(WHOLE)} has k3. A step where no group counts is counted, theirs is not. {name(trial['placebo'])} is trained by each recipe as a placebo.",
@@ -272,6 +268,31 @@ def page(made: Tables) -> Page:
         f"pairs that both matrices have are compared, too. Selecting means fewer groups a step, which may itself cost pass@{count(1)}. A slope over what a policy "
         "said right is steep by selection; references are not, but their scale includes how strange the base finds their wording.",
     )  # fmt: skip
+
+
+def _legend(trial: Row) -> str:
+    """What the tables of all bases have."""
+    return (
+        f"Of each base, with 95 % intervals over {counted(trial['models'], 'model')}: what one step on a problem (gradient brought to a fixed length) does to log-probabilities of right solutions, in "
+        "thousandths of a nat, shares in %; least squares of what training added to a problem's right solution on what it had under the base, nats by nats (above nothing, winners take "
+        "all); SELF against GRPO, points by unit."
+    )
+
+
+def _found(made: Tables, family: str) -> str:
+    """Everything that is told of one base."""
+    found = [
+        f"**{name(family)}: {verdict(made)}.**",
+        _interference_table(made),
+        _interference_sentence(made),
+        _winners_table(made),
+        _winners_sentence(made),
+        _versus_table(made),
+        _versus_sentence(made),
+        _tracking_sentence(made),
+        _sparsity_sentence(made),
+    ]
+    return "\n\n".join(part for part in found if part)
 
 
 def _thousandths(row: Row) -> Markdown:
@@ -420,7 +441,7 @@ CLAIM = Claim(
         f"{model} on MATH500 {points(by['self'][0] - by['grpo'][0])} / {points(by['self'][1] - by['grpo'][1])}"
         for model, by in ((model, of["MATH500"]) for model, of in SELF_TABLE.items())
     ),
-    trials=(TRIAL,),
+    trials=TRIALS,
     rule=RULE,
     tables=tables,
     finding=finding,

@@ -32,7 +32,7 @@ Row = dict[str, Any]
 Tables = dict[str, list[Row]]
 """Name → rows, as JSON gives them back."""
 
-MOST_WORDS = 700
+MOST_WORDS = 800
 """Of a page, its tables apart."""
 
 

@@ -44,12 +44,16 @@ for large, small in (
 TEXT = TEXT.replace("[design]\n", '[design]\nfamilies = ["coder"]\n')
 TEXT += f"\n[probes]\nnum_problems = 8\nsamples = {PROBED}\n"
 
-EFFECTS = {("coder", "ground_truth"): Behaviour(1.0, 0.95, 0.9, 1.0, 1.0)}
+TALKER = TEXT.replace('"boundary"', '"boundary_talker"').replace('"coder"', '"talker"')
+"""The second trial's protocol."""
+
+GAINS = Behaviour(1.0, 0.95, 0.9, 1.0, 1.0)
 
 
-def boundary(folder: Path) -> Record:
+def boundary(folder: Path, text: str = TEXT) -> Record:
     """Fabricate the run folder."""
-    plan = fabricate(folder, TEXT, EFFECTS)
+    family = "talker" if text == TALKER else "coder"
+    plan = fabricate(folder, text, {(family, "ground_truth"): GAINS})
     ids = [
         row["id"]
         for row in files.read_table(folder / "problems.parquet", None).to_pylist()
@@ -64,7 +68,7 @@ def boundary(folder: Path) -> Record:
         files.write_table(home / "interference.parquet", matrix(ids[1:6], OTHERS if taught else BASE_OTHERS))  # fmt: skip
         files.write_table(home / "sparsity.parquet", unchanged())
     for seed in plan.design.pretraining_seeds:
-        home = folder / f"bases/coder-p{seed}/probes"
+        home = folder / f"bases/{family}-p{seed}/probes"
         files.write_table(home / "perplexity.parquet", perplexities(ids, 2.0))
         files.write_table(home / "interference.parquet", matrix(ids[:5], BASE_OTHERS))
     return Record(folder)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fabricate_boundary import PROBED, RECIPES, SAMPLES, TEXT, boundary, by_hand
+from fabricate_boundary import PROBED, RECIPES, SAMPLES, TALKER, TEXT, boundary, by_hand
 from hostile import NASTY
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,9 +18,11 @@ from claims.boundary_trial import (
     BEYOND,
     DERIVATION,
     NOTIONS,
+    TRIALS,
     TRUTH,
     Reach,
     find,
+    of,
     sign,
     told,
 )
@@ -198,14 +200,19 @@ def test_units_without_a_value_are_left_out():
 # The verdict.
 
 
-def world(one="above", most="not told apart", more="not told apart", established=3, unsolved=10, derivation=None):  # fmt: skip
-    """Two algorithms, three models each; ``derivation`` overrules the second notion's outcomes."""
-    made: dict = {"trial": [{"k": 9}], "ends": [], "excess": [], "curves": []}
+def world(one="above", most="not told apart", more="not told apart", established=3, unsolved=10, derivation=None, family="coder"):  # fmt: skip
+    """One base, two algorithms, three models each; ``derivation`` overrules the second notion's outcomes."""
+    made: dict = {
+        "trial": [{"k": 9, "family": family, "unsolved": unsolved / 100}],
+        "ends": [],
+        "excess": [],
+        "curves": [],
+    }
     for notion in (ANSWER, DERIVATION):
         own = {"one": one, "most": most, "more": more, "established": established}
         own |= (derivation or {}) if notion == DERIVATION else {}
         for recipe in ("grpo", "dapo"):
-            head = {"recipe": recipe, "notion": notion}
+            head = {"family": family, "recipe": recipe, "notion": notion}
             for k, s in ((1, own["one"]), (9, own["most"])):
                 made["ends"].append({**head, "arm": TRUTH, "k": k, "sign": s, "mean": 0.1, "low": 0.0, "high": 0.2})  # fmt: skip
             cells = {"both": 90 - unsolved, "base_only": 10, "trained_only": 0, "neither": unsolved}
@@ -216,6 +223,9 @@ def world(one="above", most="not told apart", more="not told apart", established
             ]  # fmt: skip
             made["curves"].append({**head, "scope": "models", "outcome": "none", "crossing": None})
     return made
+
+
+NOTHING = {"trial": [{"k": 9, "family": "coder", "unsolved": None}], "ends": [], "excess": [], "curves": []}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -231,24 +241,41 @@ def world(one="above", most="not told apart", more="not told apart", established
         (world(derivation={"one": "not told apart"}), "partly"),
         (world(most="above", more="above"), "refuted in miniature"),
         (world(one="not told apart"), "not at this scale"),
-        ({"trial": [{"k": 9}], "ends": [], "excess": [], "curves": []}, "not at this scale"),
+        (NOTHING, "not at this scale"),
     ],
 )
 def test_the_verdict_follows_the_rule(made, verdict):
     assert c.finding(made).verdict == verdict
 
 
+def test_the_base_that_leaves_more_unsolved_decides_whichever_comes_first():
+    one, other = world(unsolved=4), world(unsolved=40, most="above", more="above", family="talker")
+    for first, second in ((one, other), (other, one)):
+        both = {key: first[key] + second[key] for key in first}
+        found = c.finding(both)
+        assert found.verdict == c.verdict(of(both, "talker")) == "refuted in miniature"
+        assert c.verdict(of(both, "coder")) == "partly"
+        assert found.effect.index("talker") < found.effect.index("coder")
+
+
 # The page.
 
 
-def test_a_page_has_the_verdict_and_the_gap_with_its_sign(tmp_path, record):
+def test_a_page_has_both_bases_with_their_verdicts(tmp_path, record):
+    talker = boundary(tmp_path / "run", TALKER)
     (tmp_path / "trials").mkdir()
-    (tmp_path / "trials/boundary.toml").write_text(TEXT, encoding="utf-8")
-    shutil.copytree(record.path, tmp_path / "records" / f"boundary-{record.plan['digest'][:8]}")
+    for each, text in ((record, TEXT), (talker, TALKER)):
+        trial = each.protocol.trial.name
+        (tmp_path / f"trials/{trial}.toml").write_text(text, encoding="utf-8")
+        target = tmp_path / "records" / f"{trial}-{each.plan['digest'][:8]}"
+        shutil.copytree(each.path, target)
     again = build(Tree(tmp_path), c.CLAIM)
     (page,) = (text for path, text in again.pages.items() if path.suffix == ".md")
-    assert page.startswith("# Claim 5. ") and again.finding.verdict == "partly"
-    assert f"Sampling-efficiency gap = base's pass@{SAMPLES} - trained pass@1 = " in page
+    made = tables_of(c.CLAIM, {"boundary": record, "boundary_talker": talker})
+    assert page.startswith("# Claim 5. ") and again.finding.verdict == c.verdict(of(made, "talker"))
+    for family in ("coder", "talker"):
+        assert f"**`{family}`: {c.verdict(of(made, family))}.**" in page
+    assert page.count("sampling-efficiency gap") == 3  # in the legend and over both tables
 
 
 @pytest.mark.parametrize("kind", ["markdown", "rich", "image", "line ends", "fence", "signs"])
@@ -277,6 +304,10 @@ def test_the_published_gap_follows_from_the_published_rates():
 
 
 def test_the_recipes_of_the_real_trial_are_the_algorithms():
-    text = (Path(__file__).resolve().parents[1] / "trials/boundary.toml").read_text("utf-8")
-    assert all(f"[recipes.{recipe}]" in text for recipe in c.ALGORITHMS)
+    texts = [
+        (Path(__file__).resolve().parents[1] / f"trials/{trial}.toml").read_text("utf-8")
+        for trial in TRIALS
+    ]
+    assert all(f"[recipes.{recipe}]" in texts[0] for recipe in c.ALGORITHMS)
     assert published.BOUNDARY_TEST.keys() - {"base"} <= c.ALGORITHMS.keys()
+    assert all(f"[recipes.{r}]" in texts[1] for r in published.BOUNDARY_TEST.keys() - {"base"})

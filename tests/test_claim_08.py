@@ -129,12 +129,13 @@ def test_a_correlation_is_pearsons_and_undefined_without_variation(pairs):
 
 def world(one="above", before="not told apart", after="below", slope="above", many="above", kept=-0.02):  # fmt: skip
     interval = {"low": 0.0, "high": 0.2}
-    head = {"arm": TRUTH, "notion": ANSWER}
+    here = {"family": "coder"}
+    head = {**here, "arm": TRUTH, "notion": ANSWER}
     return {
-        "trial": [{"k": 9}],
+        "trial": [{**here, "k": 9, "unsolved": 0.1}],
         "ends": [{**head, "recipe": c.PLAIN, "k": 1, "sign": one, "mean": 0.1}],
-        "interference": [{"recipe": c.PLAIN, "arm": TRUTH, "others_before": {"sign": before}, "others_after": {"sign": after}}],
-        "winners": [{"recipe": c.PLAIN, "arm": TRUTH, "source": "reference", "slope": {"sign": slope}}],
+        "interference": [{**here, "recipe": c.PLAIN, "arm": TRUTH, "others_before": {"sign": before}, "others_after": {"sign": after}}],
+        "winners": [{**here, "recipe": c.PLAIN, "arm": TRUTH, "source": "reference", "slope": {"sign": slope}}],
         "versus": [
             {**head, **interval, "recipe": c.WHOLE, "k": 1, "sign": "not told apart", "mean": kept},
             {**head, **interval, "recipe": c.WHOLE, "k": 9, "sign": many, "mean": 0.1},
@@ -160,7 +161,13 @@ OPEN = "not told apart"
         (world(after=OPEN, slope=OPEN, many="below"), "refuted in miniature"),
         (world(one=OPEN), "not at this scale"),
         (
-            {"trial": [{"k": 9}], "ends": [], "interference": [], "winners": [], "versus": []},
+            {
+                "trial": [{"k": 9, "family": "coder", "unsolved": 0.1}],
+                "ends": [],
+                "interference": [],
+                "winners": [],
+                "versus": [],
+            },
             "not at this scale",
         ),
     ],
