@@ -5,6 +5,8 @@ from typing import Literal
 
 Verdict = Literal["right", "wrong", "no_answer", "unknown"]
 """`no_answer`: nothing to grade was found. `unknown`: the grader gave up (counted, never a silent wrong)."""
+How = Literal["box", "answer_tag", "phrase", "number"]
+"""Where an answer stood: in ``\\boxed{}``, in ``<answer>``, behind a named phrase, or as the last number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,10 +26,12 @@ class Grade:
     """What the grader says of one completion. An arm's reward may differ; only ground_truth pays the strict verdict."""
 
     strict: Verdict
-    """The answer must stand in the last balanced ``\\boxed{}``."""
+    """The answer must stand where the prompt asked for it: in the last balanced ``\\boxed{}``, or in ``<answer>``."""
     lenient: Verdict
-    """Any final answer counts: box, then "answer is …", then the last number."""
+    """Any final answer counts: box, then ``<answer>``, then "answer is …", then the last number."""
     boxed: str | None
-    """Content of the last balanced non-empty box, stripped; None without one."""
+    """What the strict verdict looked at, stripped; None when it is not there."""
     answer: str | None
     """What the lenient verdict looked at; None when nothing was found."""
+    how: How | None
+    """Where `answer` stood."""
