@@ -5,6 +5,9 @@ see the text, and nothing but ground truth's kin can see the answer. Coins are k
 replicate, problem, step, sample): they depend on neither the order of the arms nor their names, and two replicates
 differ. Arms of the same reward and replicate toss the same coins.
 
+Answers are compared by a `Judge`: exactly, as the organisms' arithmetic wants it, or by whatever equality the trial or
+the trainer hands over. Where that cannot say, the sample failed; it is never paid a silent 0.
+
 Labels (majority, incorrect) and the choice of problems (one_shot) are data made before training; see `labels`.
 To add an arm: a function here, a row at the foot, a row in the tests; a reward of your own needs none of these
 (`docs/add-an-arm.md`).
@@ -55,36 +58,69 @@ class Payment(NamedTuple):
     """What an arm pays to one group."""
 
     rewards: list[float]
-    """One per text; NaN where a custom reward failed."""
+    """One per text; NaN where the reward failed."""
     failures: list[str]
     """One message per failed sample."""
 
 
 class RewardError(Exception):
-    """A custom reward gave no number for a sample; the sample counts as failed."""
+    """A reward gave no number for a sample; the sample counts as failed."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Judge:
+    """How an arm compares answers: what the grader of the same trial is given, so that ground truth is its strict verdict."""
+
+    equal: grading.Equal = grading.same
+    """Example: the `equal` of a referee, which knows algebra; by default the exact equality."""
+    form: grading.Form = "box"
+    """Where the prompt wants the answer; an answer elsewhere is none."""
+
+    def asked(self, text: str) -> str | None:
+        """The answer in its place; None when it is not there."""
+        return grading.last_box(text) if self.form == "box" else grading.last_tag(text)
+
+    def agrees(self, text: str, wanted: str | None) -> bool:
+        """Whether the answer in its place equals the wanted one. A missing or empty one equals nothing.
+
+        Raises:
+            RewardError: when the equality cannot say.
+        """
+        answer = self.asked(text)
+        if answer is None or wanted is None or not grading.normalise(wanted):
+            return False
+        equal = self.equal(wanted, answer)
+        if equal is None:
+            raise RewardError(
+                f"cannot say whether the answer {_short(answer)} equals {_short(wanted)}"
+            )
+        return equal
+
+
+EXACT = Judge()
 
 
 # The rewards. Arguments named text, answer, label, texts are what a row reads; `coin` is uniform in [0, 1).
 
 
-def ground_truth(text: str, answer: str) -> float:
+def ground_truth(text: str, answer: str, judge: Judge = EXACT) -> float:
     """1 when the strict verdict is right."""
-    return float(grading.same(grading.last_box(text), answer))
+    return float(judge.agrees(text, answer))
 
 
-def one_shot(text: str, answer: str, label: str | None = None) -> float:
+def one_shot(text: str, answer: str, label: str | None = None, judge: Judge = EXACT) -> float:
     """1 when the strict verdict is right, or, given a label, when the boxed answer equals that: a right one or a wrong one (arXiv:2504.20571, Table 5)."""
-    return ground_truth(text, answer if label is None else label)
+    return ground_truth(text, answer if label is None else label, judge)
 
 
-def agrees(text: str, label: str | None) -> float:
+def agrees(text: str, label: str | None, judge: Judge = EXACT) -> float:
     """1 when the boxed answer equals the label; a missing label pays nobody, and no box never equals it."""
-    return float(grading.same(grading.last_box(text), label))
+    return float(judge.agrees(text, label))
 
 
-def format(text: str) -> float:  # the arm's name
-    """1 when there is a balanced box with something in it."""
-    return float(grading.last_box(text) is not None)
+def format(text: str, judge: Judge = EXACT) -> float:  # the arm's name
+    """1 when there is a balanced box with something in it, or whatever form the prompt asks for."""
+    return float(judge.asked(text) is not None)
 
 
 def random(coin: float, gamma: float = 0.5) -> float:
@@ -92,13 +128,13 @@ def random(coin: float, gamma: float = 0.5) -> float:
     return float(coin < gamma)
 
 
-def shuffled(texts: Sequence[str], answer: str, coins: Sequence[float]) -> list[float]:
+def shuffled(truths: Sequence[float], coins: Sequence[float]) -> list[float]:
     """The group's ground-truth rewards in a uniformly random order, fixed points allowed.
 
-    A derangement would not do: it would correlate with the truth by -1/(n-1), an anti-treatment.
+    A derangement would not do: it would correlate with the truth by -1/(n-1), an anti-treatment. A failed sample (NaN)
+    is moved like any other reward, so that the group is paid exactly what ground truth would pay it.
     """
-    rewards = [ground_truth(text, answer) for text in texts]
-    return [rewards[i] for i in permutation(coins)]
+    return [truths[i] for i in permutation(coins)]
 
 
 def permutation(coins: Sequence[float]) -> list[int]:
@@ -128,15 +164,15 @@ def no_repetition(text: str) -> float:
     return 1.0
 
 
-def flipped(text: str, answer: str, coin: float, p: float) -> float:
+def flipped(text: str, answer: str, coin: float, p: float, judge: Judge = EXACT) -> float:
     """Ground truth, inverted with probability p."""
-    truth = ground_truth(text, answer)
+    truth = ground_truth(text, answer, judge)
     return 1.0 - truth if coin < p else truth
 
 
-def noisy(text: str, answer: str, coin: float, p: float) -> float:
+def noisy(text: str, answer: str, coin: float, p: float, judge: Judge = EXACT) -> float:
     """Ground truth, replaced by a fair coin with probability p."""
-    return float(coin < p / 2) if coin < p else ground_truth(text, answer)
+    return float(coin < p / 2) if coin < p else ground_truth(text, answer, judge)
 
 
 def constant() -> float:
@@ -184,6 +220,8 @@ class Row:
     required: frozenset[str] = frozenset()
     label: Literal["majority", "incorrect"] | None = None
     """Which pseudo-label is handed over."""
+    judged: bool = False
+    """The reward looks for the answer in its place, so it is given the judge."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -201,9 +239,10 @@ class Arm:
     parts: tuple["Arm", ...] = ()
     function: Callable[..., Any] | None = None
     """custom: the imported function."""
+    judge: Judge = EXACT
 
     def pay(self, group: GroupView) -> list[float]:
-        """One reward per text; NaN where a custom reward failed."""
+        """One reward per text; NaN where the reward failed."""
         return self.payment(group).rewards
 
     def payment(self, group: GroupView) -> Payment:
@@ -214,29 +253,45 @@ class Arm:
             paid = [part.payment(group) for part in self.parts]
             rewards = [row.function(each) for each in zip(*(p.rewards for p in paid), strict=True)]
             return Payment(rewards, [message for p in paid for message in p.failures])
+        if "group" in self.reads:
+            truths, failures = self._each(
+                group, lambda text, _: ground_truth(text, group.answer, self.judge), RewardError
+            )
+            return Payment(row.function(truths, self._coins(group)), failures)
         shown: dict[str, Any] = dict(self.settings)
         if "answer" in self.reads:
             shown["answer"] = group.answer
         if row.label is not None:
             shown["label"] = getattr(group, row.label)
-        if "group" in self.reads:
-            rewards = row.function(texts=group.texts, coins=self._coins(group), **shown)
-            return Payment(rewards, [])
-        coins = self._coins(group) if "replicate" in row.settings else [None] * len(group.texts)
-        rewards, failures = [], []
-        for text, sample, coin in zip(group.texts, group.samples, coins, strict=True):
+        if row.judged:
+            shown["judge"] = self.judge
+
+        def pay(text: str, coin: float | None) -> float:
             if "text" in self.reads:
                 shown["text"] = text
             if coin is not None:
                 shown["coin"] = coin
             if self.function is None:
-                rewards.append(row.function(**shown))
-                continue
+                return row.function(**shown)
+            return row.function(self.function(**shown))
+
+        # The user's code may raise anything; the sample counts as failed. Ours raises only what it means to.
+        return self._each(group, pay, RewardError if self.function is None else Exception)
+
+    def _each(
+        self,
+        group: GroupView,
+        pay: Callable[[str, float | None], float],
+        expected: type[Exception],
+    ) -> Payment:
+        """What each text with its coin is paid; where an expected error is raised, a failure."""
+        tosses = "replicate" in ARMS[self.reward].settings and "group" not in self.reads
+        coins = self._coins(group) if tosses else [None] * len(group.texts)
+        rewards, failures = [], []
+        for text, sample, coin in zip(group.texts, group.samples, coins, strict=True):
             try:
-                rewards.append(row.function(self.function(**shown)))
-            except (
-                Exception
-            ) as error:  # the user's code may raise anything; the sample counts as failed
+                rewards.append(pay(text, coin))
+            except expected as error:
                 rewards.append(math.nan)
                 reason = str(error) if isinstance(error, RewardError) else f"raised {_said(error)}"
                 failures.append(
@@ -249,13 +304,21 @@ class Arm:
         return [seeds.uniform(*path, sample) for sample in group.samples]
 
 
-def build(name: str, arm: ArmTable, arms_of_trial: Mapping[str, ArmTable]) -> Arm:
+def build(
+    name: str,
+    arm: ArmTable,
+    arms_of_trial: Mapping[str, ArmTable],
+    equal: grading.Equal | None = None,
+    form: grading.Form = "box",
+) -> Arm:
     """The arm that a table describes.
 
     Args:
         name: The table's name, which is also the reward unless the table says otherwise.
         arm: The table.
         arms_of_trial: All tables of the trial; `of` names arms here, or else rewards with their default settings.
+        equal: What every reward asks that compares answers; None: exact equality. Where it says None, the sample failed.
+        form: Where the prompt wants the answer.
 
     Raises:
         ValueError: One line per problem: the key's path, what is wrong, the remedy.
@@ -263,7 +326,10 @@ def build(name: str, arm: ArmTable, arms_of_trial: Mapping[str, ArmTable]) -> Ar
     problems = check_arm(name, arm, arms_of_trial)
     if problems:
         raise ValueError("\n".join(problems))
-    return _build(name, arm, arms_of_trial)
+    judge = (
+        EXACT if equal is None and form == "box" else Judge(equal=equal or grading.same, form=form)
+    )
+    return _build(name, arm, arms_of_trial, judge)
 
 
 def check_arms(protocol: Protocol) -> list[str]:
@@ -336,11 +402,12 @@ def _misfit_parts(
                 yield f"{key}: {other!r} and {part!r} toss the same coins; give one another replicate"
 
 
-def _build(name: str, arm: ArmTable, arms_of_trial: Mapping[str, ArmTable]) -> Arm:
+def _build(name: str, arm: ArmTable, arms_of_trial: Mapping[str, ArmTable], judge: Judge) -> Arm:
     """The arm of a table without problems."""
     reward = arm.reward or name
     parts = tuple(
-        _build(part, arms_of_trial.get(part, ArmTable()), arms_of_trial) for part in arm.of or ()
+        _build(part, arms_of_trial.get(part, ArmTable()), arms_of_trial, judge)
+        for part in arm.of or ()
     )
     reads = ARMS[reward].reads.union(*(part.reads for part in parts))
     function = None
@@ -356,6 +423,7 @@ def _build(name: str, arm: ArmTable, arms_of_trial: Mapping[str, ArmTable]) -> A
         settings={key: value for key, value in given.items() if value is not None},
         parts=parts,
         function=function,
+        judge=judge,
     )
 
 
@@ -416,6 +484,11 @@ def _hint(value: str, known: Iterable[str]) -> str:
     return (f"did you mean {near[0]!r}? " if near else "") + f"known: {', '.join(names) or 'none'}"
 
 
+def _short(answer: str) -> str:
+    """An answer of a model or a set as it may be printed: escaped, and no longer than a line."""
+    return ascii(answer if len(answer) <= 80 else f"{answer[:79]}…")
+
+
 def _said(error: BaseException) -> str:
     """An exception in one short line, even if it cannot be printed."""
     try:
@@ -439,18 +512,18 @@ SIBLINGS: frozenset[Read] = frozenset({"text", "answer", "group"})
 
 ARMS: dict[str, Row] = {
     "ground_truth": Row(
-        function=ground_truth, pays="the strict verdict is right", reads=TRUTH,
+        function=ground_truth, judged=True, pays="the strict verdict is right", reads=TRUTH,
     ),
     "majority": Row(
-        function=agrees, pays="the boxed answer is the base model's most frequent one",
+        function=agrees, judged=True, pays="the boxed answer is the base model's most frequent one",
         reads=LABELLED, label="majority",
     ),
     "incorrect": Row(
-        function=agrees, pays="the boxed answer is the base model's most frequent wrong one",
+        function=agrees, judged=True, pays="the boxed answer is the base model's most frequent wrong one",
         reads=LABELLED, label="incorrect",
     ),
     "format": Row(
-        function=format, pays="a non-empty \\boxed{} is present", reads=TEXT,
+        function=format, judged=True, pays="a non-empty \\boxed{} is present", reads=TEXT,
     ),
     "random": Row(
         function=random, pays="a keyed coin says so, with probability gamma (0.5)",
@@ -461,7 +534,7 @@ ARMS: dict[str, Row] = {
         reads=SIBLINGS, content_free=True, settings=frozenset({"replicate"}),
     ),
     "one_shot": Row(
-        function=one_shot, pays="the strict verdict is right (or the boxed answer is `label`), on one training problem only",
+        function=one_shot, judged=True, pays="the strict verdict is right (or the boxed answer is `label`), on one training problem only",
         reads=TRUTH, settings=frozenset({"problem", "label"}),
     ),
     "python": Row(
@@ -474,11 +547,11 @@ ARMS: dict[str, Row] = {
         function=no_repetition, pays="no substring of 10 to 256 characters stands ten times in a row", reads=TEXT,
     ),
     "flipped": Row(
-        function=flipped, pays="ground truth does, inverted with probability p", reads=TRUTH,
+        function=flipped, judged=True, pays="ground truth does, inverted with probability p", reads=TRUTH,
         settings=frozenset({"replicate", "p"}), required=frozenset({"p"}),
     ),
     "noisy": Row(
-        function=noisy, pays="ground truth does, replaced by a fair coin with probability p", reads=TRUTH,
+        function=noisy, judged=True, pays="ground truth does, replaced by a fair coin with probability p", reads=TRUTH,
         settings=frozenset({"replicate", "p"}), required=frozenset({"p"}),
     ),
     "constant": Row(

@@ -1,13 +1,14 @@
 """Pseudo-labels, made once from the base model's samples before any training and kept in the run folder.
 
 ``majority`` is what the base model mostly answers; ``incorrect`` is what it mostly answers when it is wrong, on the same
-problems as every other arm. Answers are the strict ones (boxed), counted by the grader's equivalence classes. Where no
-sample was wrong, the incorrect label is a number near the gold answer, and says so.
+problems as every other arm. Answers are the strict ones (boxed), counted by equivalence classes: the exact grader's, or
+a referee's. An answer of which nobody can say whether it is right is no incorrect label. Where no sample was wrong, the
+incorrect label is a number near the gold answer, and says so.
 """
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -29,6 +30,9 @@ _SCHEMA = pa.schema(
         ("incorrect_is_right", pa.bool_()),
     ]
 )
+Classes = Callable[[Sequence[str]], list[str]]
+"""Answers → the name of each one's equivalence class, itself an answer of that class."""
+
 _DECIMAL = re.compile(r"(-?)([0-9]{1,300})(?:\.([0-9]{1,300}))?")
 _RATIO = re.compile(
     r"(-?)(?:\\[dt]?frac\{(-?[0-9]{1,300})\}\{([0-9]{1,300})\}|([0-9]{1,300})/([0-9]{1,300}))"
@@ -41,10 +45,10 @@ class Label:
 
     problem_id: str
     majority: str | None
-    """The most frequent answer, normalised; None when no sample had one. Example: ``"366"``."""
+    """The most frequent answer, by its class's name; None when no sample had one. Example: ``"366"``."""
     majority_share: float
     incorrect: str
-    """The most frequent wrong answer, normalised, or the near miss. Example: ``"356"``."""
+    """The most frequent wrong answer, by its class's name, or the near miss. Example: ``"356"``."""
     incorrect_share: float
     """0 for a near miss."""
     near_miss: bool
@@ -53,13 +57,28 @@ class Label:
     right: int
     """How many samples were right."""
     incorrect_is_right: bool
-    """Audit: the incorrect label grades right, or has the gold answer's value in another form."""
+    """Audit: the incorrect label grades right or may do so, or has the gold answer's value in another form."""
 
 
-def label(problem_id: str, texts: Sequence[str], gold: str) -> Label:
+def label(
+    problem_id: str,
+    texts: Sequence[str],
+    gold: str,
+    equal: grading.Equal | None = None,
+    classes: Classes | None = None,
+    form: grading.Form = "box",
+) -> Label:
     r"""The labels of one problem.
 
     Ties go to the smallest string, so a label does not depend on the order of the samples.
+
+    Args:
+        problem_id: Keys the near miss.
+        texts: The base model's samples.
+        gold: The right answer.
+        equal: What says whether an answer is right; None: exact equality.
+        classes: What puts answers into equivalence classes, such as a referee's; None: exact equality's.
+        form: Where the prompt wanted the answer.
 
     >>> label("p", [r"\boxed{366}", r"\boxed{0366.0}", r"\boxed{356}", "366"], "366")  # doctest: +ELLIPSIS
     Label(problem_id='p', majority='366', majority_share=0.5, incorrect='356', incorrect_share=0.25, ... right=2, ...)
@@ -68,28 +87,30 @@ def label(problem_id: str, texts: Sequence[str], gold: str) -> Label:
         raise ValueError(
             f"problem {problem_id}: there are no samples to label from; labels.samples is at least 1"
         )
-    counts = Counter(answer for text in texts if (answer := _answer(text)) is not None)
-    truth = grading.normalise(gold)
+    equal = equal or grading.same
+    answers = [answer for text in texts if (answer := _answer(text, form)) is not None]
+    counts = Counter(answers if classes is None else classes(answers))
     ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
+    verdicts = {answer: equal(gold, answer) for answer in ranked}
     majority = ranked[0] if ranked else None
-    wrong = next((answer for answer in ranked if answer != truth), None)
-    incorrect = _near_miss(problem_id, truth) if wrong is None else wrong
+    wrong = next((answer for answer in ranked if verdicts[answer] is False), None)
+    incorrect = _near_miss(problem_id, gold, equal) if wrong is None else wrong
     return Label(
         problem_id=problem_id,
         majority=majority,
         majority_share=counts[majority] / len(texts) if majority is not None else 0.0,
         incorrect=incorrect,
-        incorrect_share=counts[incorrect] / len(texts),
+        incorrect_share=0.0 if wrong is None else counts[wrong] / len(texts),
         near_miss=wrong is None,
         samples=len(texts),
-        right=counts[truth],
-        incorrect_is_right=_is_right(incorrect, gold),
+        right=sum(counts[answer] for answer in ranked if verdicts[answer]),
+        incorrect_is_right=_may_be_right(incorrect, gold, equal),
     )
 
 
-def majority_is_wrong(row: Label, gold: str) -> bool:
+def majority_is_wrong(row: Label, gold: str, equal: grading.Equal = grading.same) -> bool:
     """Whether there is a majority label and it is wrong: the problems that ``restrict = "majority_wrong"`` keeps."""
-    return row.majority is not None and not grading.same(row.majority, gold)
+    return row.majority is not None and equal(gold, row.majority) is False
 
 
 def one_shot_problem(rows: Iterable[Label]) -> str:
@@ -130,22 +151,24 @@ def read(path: Path) -> list[Label]:
     return [Label(**row) for row in files.read_table(path, _SCHEMA.names).to_pylist()]
 
 
-def _answer(text: str) -> str | None:
+def _answer(text: str, form: grading.Form) -> str | None:
     """The strict answer, normalised; None without one or when it could not be written down as UTF-8."""
-    boxed = grading.last_box(text)
+    boxed = grading.extract(text, form).boxed
     if boxed is None or any("\ud800" <= character <= "\udfff" for character in boxed):
         return None
     return grading.normalise(boxed)
 
 
-def _near_miss(problem_id: str, truth: str) -> str:
+def _near_miss(problem_id: str, gold: str, equal: grading.Equal) -> str:
     """A number one to ten units of its last digit away from the truth; of a truth that is no number, a small integer."""
+    truth = grading.normalise(gold)
     key = seeds.key("near-miss", problem_id)
     distance = (1 + key // 2 % 10) * (1 if key % 2 else -1)
     number = _DECIMAL.fullmatch(truth)
     if number is None:
-        small = abs(distance)
-        return str(small + 10 if _value(truth) == small else small)
+        # Of two numbers at most one is the gold answer's value; where nobody can say, the audit shows it.
+        small = [str(abs(distance)), str(abs(distance) + 10)]
+        return next((n for n in small if not _may_be_right(n, gold, equal)), small[1])
     digits = number[3] or ""
     moved = int(number[1] + number[2] + digits) + distance
     if not digits:
@@ -154,10 +177,10 @@ def _near_miss(problem_id: str, truth: str) -> str:
     return grading.normalise(f"{sign}{unsigned[: -len(digits)]}.{unsigned[-len(digits) :]}")
 
 
-def _is_right(answer: str, gold: str) -> bool:
-    """The audit: the grader's equality, and equality of value across the forms that the grader keeps apart."""
+def _may_be_right(answer: str, gold: str, equal: grading.Equal) -> bool:
+    """The audit: the equality that grades does not call it wrong, or it has the gold's value in another form."""
     value = _value(grading.normalise(answer))
-    return grading.same(answer, gold) or (
+    return equal(gold, answer) is not False or (
         value is not None and value == _value(grading.normalise(gold))
     )
 

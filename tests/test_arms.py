@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from controlarm import arms, seeds
+from controlarm import arms, grading, seeds
 from controlarm.arms import ARMS, Arm, GroupView, build, check_arm, check_arms
 from controlarm.protocol import ArmTable, parse
 
@@ -140,6 +140,88 @@ def test_all_of_takes_a_reward_that_reads_the_group():
     assert both.pay(group) == [x * y for x, y in alone]
 
 
+# How answers are compared.
+
+
+def knows_halves(gold: str, answer: str) -> bool | None:
+    """An equality beyond the exact one, which gives up on a question mark."""
+    return None if "?" in answer else {gold, answer} <= {"0.5", "1/2"} or gold == answer
+
+
+def judged(reward: str, form: grading.Form = "box", **settings) -> Arm:
+    return build("x", ArmTable(reward=reward, **settings), {}, knows_halves, form)
+
+
+HALF = r"\boxed{1/2}"
+
+
+@pytest.mark.parametrize(
+    ("reward", "settings", "paid"),
+    [
+        ("ground_truth", {}, 1),
+        ("one_shot", {"problem": "p"}, 1),
+        ("one_shot", {"problem": "p", "label": "0.5"}, 1),
+        ("majority", {}, 1),
+        ("incorrect", {}, 1),
+        ("shuffled", {}, 1),
+        ("flipped", {"p": 1.0}, 0),
+        ("noisy", {"p": 0.0}, 1),
+        ("all_of", {"of": ["ground_truth", "majority"]}, 1),
+    ],
+)
+def test_every_reward_that_compares_answers_asks_the_equality_it_was_given_and_unknown_is_a_failure(
+    reward, settings, paid
+):
+    group = view(HALF, HALF, answer="0.5", majority="0.5", incorrect="0.5")
+    built = judged(reward, **settings)
+    assert built.pay(group) == [paid] * 2
+    assert arm(reward, **settings).pay(group) == [1 - paid] * 2
+    rewards, failures = built.payment(dataclasses.replace(group, texts=[r"\boxed{?}"] * 2))
+    assert all(map(math.isnan, rewards))
+    reason = "problem p, sample 0: cannot say whether the answer '?' equals '0.5'"
+    assert failures[0].endswith(reason)
+
+
+def test_shuffled_moves_a_failure_like_any_other_reward():
+    texts = [HALF, r"\boxed{?}", r"\boxed{3}", ""]
+    places = set()
+    for step in range(40):
+        rewards, failures = judged("shuffled").payment(view(*texts, answer="0.5", step=step))
+        assert len(failures) == 1 and "sample 1: cannot say" in failures[0]
+        assert sorted(x for x in rewards if not math.isnan(x)) == [0, 0, 1]
+        places.add([math.isnan(x) for x in rewards].index(True))
+    assert places == {0, 1, 2, 3}
+
+
+def test_noisy_asks_nobody_where_it_tosses_its_coin():
+    assert judged("noisy", p=1.0).payment(view(*[r"\boxed{?}"] * 9)).failures == []
+
+
+def test_an_unknown_answer_is_shown_short_and_escaped():
+    hostile = "?" + "\x1b[31m" * 10_000
+    [message] = judged("ground_truth").payment(view(rf"\boxed{{{hostile}}}")).failures
+    assert len(message) < 600 and message.isascii() and message.isprintable()
+
+
+def test_the_answer_is_looked_for_where_the_prompt_wants_it():
+    tagged = "<answer>366</answer>"
+    for reward in ("ground_truth", "format"):
+        assert arm(reward).pay(view(tagged, RIGHT)) == [0, 1]
+        assert judged(reward, "answer_tag").pay(view(tagged, RIGHT)) == [1, 0]
+
+
+@given(
+    st.lists(st.sampled_from([RIGHT, WRONG, HALF, r"\boxed{?}", "<answer>0.5</answer>", "7"]), min_size=1),
+    st.sampled_from(["0.5", "366"]),
+    st.sampled_from(["box", "answer_tag"]),
+)  # fmt: skip
+def test_ground_truth_is_the_graders_strict_verdict(texts, gold, form):
+    rewards = judged("ground_truth", form).pay(view(*texts, answer=gold))
+    for text, reward in zip(texts, rewards, strict=True):
+        strict = grading.grade(text, gold, knows_halves, form).strict
+        assert strict == "unknown" if math.isnan(reward) else (strict == "right") == reward
+
+
 # What each may see.
 
 TEXTS = st.sampled_from(
@@ -234,7 +316,7 @@ def test_shuffled_pays_right_and_wrong_alike_over_all_permutations(n):
         sums = [Fraction(0)] * n
         for ranks in itertools.permutations(range(n)):
             coins = [rank / n for rank in ranks]
-            paid = arms.shuffled(texts_of(truth), "366", coins)
+            paid = arms.shuffled(truth, coins)
             assert sorted(paid) == sorted(truth)
             sums = [total + Fraction(x) for total, x in zip(sums, paid, strict=True)]
         assert {total / math.factorial(n) for total in sums} == {Fraction(sum(truth), n)}

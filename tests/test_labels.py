@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -115,6 +116,48 @@ def test_an_answer_that_is_no_number_gets_a_near_miss_of_another_value(gold):
 def test_the_audit_finds_labels_that_are_right_in_another_form(answer, gold, right):
     row = label("p", boxed(answer), gold)
     assert row.incorrect == answer and row.incorrect_is_right is right
+
+
+def by_value(answers: Sequence[str]) -> list[str]:
+    """Classes of an equality that knows halves and nothing else."""
+    return ["1/2" if answer in ("1/2", "0.5", ".5") else answer for answer in answers]
+
+
+def knows_halves(gold: str, answer: str) -> bool | None:
+    if answer == "?":
+        return None
+    return by_value([gold]) == by_value([answer])
+
+
+def test_a_referee_says_what_is_one_answer_and_what_is_right():
+    texts = boxed("0.5", "1/2", "3", "3", "?", "?", "?", "?")
+    plain = label("p", texts[:4], "1/2")
+    assert (plain.majority, plain.incorrect, plain.right) == ("3", "3", 1)
+    row = label("p", texts[:3], "0.5", knows_halves, by_value)
+    assert (row.majority, row.majority_share, row.right) == ("1/2", 2 / 3, 2)
+    assert (row.incorrect, row.incorrect_is_right) == ("3", False)
+    assert not majority_is_wrong(row, "0.5", knows_halves) and majority_is_wrong(row, "0.5")
+
+
+def test_an_answer_that_nobody_can_judge_is_neither_right_nor_the_incorrect_label():
+    row = label("p", boxed("?", "?", "?", "3", "0.5"), "1/2", knows_halves, by_value)
+    assert (row.majority, row.incorrect, row.right) == ("?", "3", 1)
+    assert not majority_is_wrong(row, "1/2", knows_halves)
+    near = label("p", boxed("?"), "x", lambda gold, answer: None)
+    assert near.near_miss and near.incorrect_is_right
+
+
+def test_a_near_miss_is_not_right_by_the_referee_either():
+    for i in range(40):
+        small = label(f"p{i}", [""], "x").incorrect
+        row = label(f"p{i}", [""], "x", lambda gold, answer, small=small: answer == small)
+        assert row.incorrect == str(int(small) + 10) and not row.incorrect_is_right
+
+
+def test_answers_in_tags_are_labelled_where_the_prompt_asks_for_tags():
+    texts = ["<answer>8</answer>", "<answer>\\boxed{8}</answer>", "\\boxed{7}", "\\boxed{7}"]
+    assert label("p", texts, "8", form="answer_tag").majority_share == 0.5
+    assert label("p", texts, "8").majority == "7"
 
 
 def of(problem_id: str, right: int, samples: int) -> Label:
