@@ -355,7 +355,7 @@ def _siblings(folder: Path, name: str, digest: str) -> list[Path]:
     return found
 
 
-# report, record, show
+# report, record, audit, show
 
 
 @app.command()
@@ -396,6 +396,52 @@ def record(
             made = recording.record(folder, to)
         size = sum(path.stat().st_size for path in made.rglob("*") if path.is_file())
         _say(f"record: {made} ({size / 1e6:.1f} MB)")
+
+
+@app.command()
+def audit(
+    logs: Annotated[list[str], typer.Argument(metavar="[NAME=]LOG…", help="Files or folders; of several the base first. The name of an arm says that this control was run.", show_default=False)],
+    to: Annotated[Path, typer.Option(help="Folder of the page and its numbers.")] = Path("audit"),
+    completion: Annotated[str | None, typer.Option(help="Field of the completion.", show_default="found")] = None,
+    prompt: Annotated[str | None, typer.Option(help="Field of the problem or prompt.", show_default="found")] = None,
+    answer: Annotated[str | None, typer.Option(help="Field of the right answer.", show_default="found")] = None,
+    id_: Annotated[str | None, typer.Option("--id", help="Field that names the problem.", show_default="found")] = None,
+    step: Annotated[str | None, typer.Option(help="Field of the training step.", show_default="found")] = None,
+    extract: Annotated[str | None, typer.Option(help="Field of what the log's own grader read.", show_default="found")] = None,
+    truncated: Annotated[str | None, typer.Option(help="Field that says whether the length ran out.", show_default="found")] = None,
+    score: Annotated[list[str] | None, typer.Option(help="Field of a reward or verdict; may be repeated.", show_default="found")] = None,
+) -> None:  # fmt: skip
+    """Say what a gain was made of, from somebody's logs alone.
+
+    TRL completions, verl rollouts, OpenRLHF samples, or any JSONL, JSON or parquet; told by content. Two logs of the same
+    problems are compared; one log with steps is compared with itself. Everything is graded anew. No model, no GPU, no torch.
+
+    Example: controlarm audit before.jsonl after.jsonl
+
+    Example: controlarm audit base=before.jsonl trained=after.jsonl random=placebo.jsonl --to audits/mine
+
+    Example: controlarm audit run.jsonl --completion answer_text --answer gold
+
+    Writes TO/audit.html and TO/audit.json.
+    """
+    from controlarm import audit as auditing
+    from controlarm.logs import Fields
+    from controlarm.report import audit as page
+
+    with _answering(ValueError):
+        fields = Fields(
+            completion=completion, prompt=prompt, gold=answer, id=id_, step=step, answer=extract,
+            truncated=truncated, scores=tuple(score or ()),
+        )  # fmt: skip
+        found = auditing.audit(auditing.named(logs), fields)
+        for log in found["logs"]:
+            _say(log["sentence"])
+        _say()
+        for sentence in found["sentences"]:
+            _say(sentence)
+        for damage in found["damaged"][:5]:
+            _say(f"damaged: {damage['place']}: {damage['what']}")
+        _say(f"page: {page.write(to, found)}")
 
 
 @app.command()

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from collections.abc import Iterable
 from importlib import resources
 
 from controlarm.markup import Markup, element, escaped, join
@@ -30,6 +31,16 @@ def render(summary: Entry) -> str:
     """The whole page, a pure function of the summary: equal summaries give equal bytes."""
     seen = view(summary)
     trial = summary.get("trial") or {}
+    return document(
+        f"{trial.get('name') or 'trial'}: report of a placebo-controlled trial",
+        _header(seen, trial),
+        [build(seen) for _, _, build in SECTIONS],
+        "Every number on this page is in report.json beside it. Made by controlarm from the files of the run folder alone.",
+    )
+
+
+def document(title: str, header: Markup, sections: Iterable[Markup], foot: str) -> str:
+    """A page of its own: one file, its style and its one script within, and a policy that allows nothing else."""
     style = resources.files("controlarm.report").joinpath("page.css").read_text(encoding="utf-8")
     script = resources.files("controlarm.report").joinpath("page.js").read_text(encoding="utf-8")
     policy = f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; base-uri 'none'; form-action 'none'"  # fmt: skip
@@ -39,16 +50,16 @@ def render(summary: Entry) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=policy),
         element("meta", name="viewport", content="width=device-width, initial-scale=1"),
         element("meta", name="generator", content="controlarm"),
-        element("title", f"{trial.get('name') or 'trial'}: report of a placebo-controlled trial"),
+        element("title", title),
         element("style", Markup(style)),
     )
     body = element(
         "body",
-        _header(seen, trial),
-        element("main", *(build(seen) for _, _, build in SECTIONS)),
-        element("footer", element("p", "Every number on this page is in report.json beside it. Made by controlarm from the files of the run folder alone.")),
+        header,
+        element("main", *sections),
+        element("footer", element("p", foot)),
         element("script", Markup(script)),
-    )  # fmt: skip
+    )
     return f'<!doctype html>\n<html lang="en">{head}{body}</html>\n'
 
 
