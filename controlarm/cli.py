@@ -33,10 +33,11 @@ from controlarm.files import BusyError, DamagedFileError
 from controlarm.organisms import catalogue, corpus
 from controlarm.organisms import own as families_of_own
 from controlarm.organisms.corpus import Mixture
-from controlarm.progress import Progress, duration, watching
+from controlarm.progress import Progress, duration, filling, watching
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
 
 if TYPE_CHECKING:
+    from controlarm.backends import Backend
     from controlarm.organisms.pretrain import Organism, Pretraining
     from controlarm.trial import Prepared
 
@@ -674,6 +675,151 @@ def _print_cells(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     Console().print(table)
+
+
+# evaluate, regrade, diff
+
+
+StoreFolder = Annotated[Path, typer.Argument(metavar="STORE", help="A folder that evaluate wrote, or one condition in it.")]  # fmt: skip
+
+
+@app.command()
+def evaluate(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A causal LM: a folder, or a name on the Hugging Face hub.")],
+    problems: Annotated[str, typer.Option(metavar="SET", help="A problem set's name, NAME=FILE, or a JSONL file with problem and answer.")],
+    samples: Annotated[int, typer.Option(min=0, help="Completions of each problem, beside the greedy one; 0: greedy only.")] = 16,
+    prompt: Annotated[str, typer.Option(metavar="NAME|all", help="The template: none, line, chat, qwen_boxed, r1_zero, few_shot, python, nonsense.")] = "chat",
+    temperature: Annotated[float, typer.Option(min=0.01, max=10, help="Of the sampled completions.")] = 0.6,
+    top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Draw only from the most probable tokens that hold so much.")] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion; what is longer is truncated, and counted.")] = 3072,
+    seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 1,
+    out: Annotated[Path | None, typer.Option(metavar="STORE", help="Where samples are kept.", show_default="evaluations/<model>")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.", show_default="all")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Completions in flight at once; changes no sample but by float noise.", show_default="32, on a GPU 256")] = None,
+) -> None:  # fmt: skip
+    """Measure a model on a benchmark.
+
+    Generates what the store lacks, grades it and prints every metric. Stopped anywhere, the same command continues; with more
+    samples it makes only the new ones. --prompt all asks under every template: a gain from training must beat the best of them.
+
+    Example: controlarm evaluate Qwen/Qwen2.5-Math-7B --problems math500 --samples 16
+
+    Example: controlarm evaluate ./checkpoint-300 --problems math500 --prompt all --samples 0
+
+    Writes STORE/: one folder a condition, and scores.json.
+    """
+    stopped = "stopped; what is in the store is kept, and the same command continues"
+    with _answering(ValueError, stopped=stopped):
+        from controlarm import benchmark, prompts, store
+
+        if prompt != "all":
+            _known("--prompt", [prompt], list(prompts.TEMPLATES), "controlarm")
+        name, chosen = benchmark.load(problems, limit)
+        loaded = _load_model(model)
+        folder = out or Path("evaluations") / (Path(model).name or "model")
+        size = batch or (256 if "cpu" not in loaded.environment else 32)
+        console = Console()
+        with store.writing(folder):
+            for each in prompts.TEMPLATES if prompt == "all" else [prompt]:
+                plan = benchmark.Plan(
+                    name=name, problems=chosen, prompt=each, template=prompts.TEMPLATES[each], temperature=temperature,
+                    top_p=top_p, max_tokens=max_tokens, seed=seed, num_samples=samples,
+                )  # fmt: skip
+                try:
+                    for part in [plan.greedy(), *([plan] if samples else [])]:
+                        with filling(console) as tell:
+                            benchmark.fill(part, loaded, folder, size, tell)
+                except prompts.TemplateError as error:
+                    if prompt != "all":
+                        raise
+                    _say(f"{each}: left out: {error}")
+        _tell_scores(folder, benchmark.version())
+
+
+def _load_model(model: str) -> "Backend":
+    try:
+        from controlarm.backends.transformers import TransformersBackend
+    except ImportError as error:
+        raise ValueError(
+            f"{error.name} is not installed, and this needs it: pip install 'controlarm[trl]'"
+        ) from error
+    return TransformersBackend(model)
+
+
+def _tell_scores(folder: Path, version: str) -> None:
+    from controlarm import store
+    from controlarm.analysis import scores
+
+    found = {
+        place: (condition, scores.scores(scores.read(place, condition, version)))
+        for place, condition in store.conditions(folder).items()
+    }
+    first = next(iter(found.values()))[0]
+    _say()
+    _say(
+        f"{first.model} ({first.revision[:19]}), graded by {version}; in brackets 95 % intervals over problems"
+    )
+    for name in dict.fromkeys(condition.problems for condition, _ in found.values()):
+        members = [each for each in found.values() if each[0].problems == name]
+        _say()
+        _say(f"{name}, percent")
+        for header, rows in scores.tables(members):
+            _say()
+            _print_cells(header, rows)
+        _say()
+        for sentence in scores.notes(members):
+            _say(sentence)
+    if not (folder / "condition.json").exists():
+        rows = {place.name: scores.plain(*each) for place, each in found.items()}
+        files.write_json(folder / "scores.json", {"version": version, "conditions": rows})
+        _say(f"wrote {folder / 'scores.json'}")
+
+
+@app.command()
+def regrade(folder: StoreFolder) -> None:
+    """Grade stored samples again, without the model.
+
+    By the present version of the graders; what earlier versions said stays beside it. Prints every metric.
+
+    Example: controlarm regrade evaluations/Qwen2.5-Math-7B
+
+    Writes STORE/<condition>/grades/<version>/ and scores.json.
+    """
+    with _answering(ValueError, stopped="stopped; the same command continues"):
+        from controlarm import benchmark, store
+
+        store.conditions(folder)
+        with store.writing(folder):
+            count = benchmark.regrade(folder)
+        _say(f"{count} completions graded by {benchmark.version()}")
+        _tell_scores(folder, benchmark.version())
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="STORE_A", help="The store before, or one condition in it.")],
+    second: Annotated[Path, typer.Argument(metavar="STORE_B", help="The store after, or one condition in it.")],
+    flips: Annotated[int, typer.Option(min=0, help="Flipped problems to name.")] = 10,
+) -> None:  # fmt: skip
+    """Compare two models problem by problem.
+
+    Which problems flipped, the paired difference with its interval, and the exact McNemar test. Stores are compared where
+    problems, prompt and sampling are the same; two conditions, whatever they differ in but problems and graders.
+
+    Example: controlarm diff evaluations/base evaluations/checkpoint-300
+
+    Writes nothing.
+    """
+    with _answering(ValueError):
+        from controlarm import store
+        from controlarm.analysis import scores
+
+        sides = store.conditions(first), store.conditions(second)
+        for a, b in scores.pairs(*sides):
+            graded = scores.read(a, sides[0][a]), scores.read(b, sides[1][b])
+            _say(f"{a} → {b}")
+            for line in scores.told(scores.difference(*graded), flips):
+                _say(f"  {line}")
 
 
 # pretrain

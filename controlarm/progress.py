@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from controlarm.analysis.scores import score
+from controlarm.benchmark import Advance
 from controlarm.markup import visible
 from controlarm.protocol import Protocol, RunSpec
 
@@ -206,5 +209,77 @@ def watching(progress: Progress, console: Console) -> Iterator[Callable[[Report]
         def update(report: Report) -> None:
             progress.hear(report)
             live.update(progress.table(console.height))
+
+        yield update
+
+
+@dataclass(kw_only=True)
+class Filling:
+    """How far a condition of a store is, and how the model does on it so far."""
+
+    began: float = field(default_factory=time.monotonic)
+    newest: Advance | None = None
+    told: int = 0
+    """Tenths of the way that a log has been told of."""
+
+    def hear(self, advance: Advance) -> None:
+        self.newest = advance
+
+    def remaining(self) -> float | None:
+        """Seconds to go, by what this command has made so far; None before it has made anything."""
+        now = self.newest
+        if now is None or not now.made:
+            return None
+        return (now.planned - now.done) * (time.monotonic() - self.began) / now.made
+
+    def line(self) -> str:
+        """Example: ``math500, chat, sampled: 1,024 of 8,000 samples; strict 0.52 (0.47 to 0.57) on 64 problems; about 12 min 10 s left``."""
+        now = self.newest
+        if now is None:
+            return "starting"
+        condition = now.condition
+        decoding = "greedy" if condition.greedy else "sampled"
+        parts = [
+            f"{condition.problems}, {condition.prompt}, {decoding}: {now.done:,} of {now.planned:,} samples"
+        ]
+        rates = [right / known for right, known in now.right.values() if known]
+        if rates:
+            so_far = score(np.array(rates))
+            parts.append(
+                f"strict {so_far.value:.2f} ({so_far.low:.2f} to {so_far.high:.2f}) on {len(rates)} problems"
+            )
+        left = self.remaining()
+        if left is not None and now.done < now.planned:
+            parts.append(f"about {duration(left)} left")
+        return "; ".join(parts)
+
+    def due(self) -> bool:
+        """Whether a log should be told: first, at each tenth of the way, last."""
+        now = self.newest
+        assert now is not None
+        tenth = 10 * now.done // max(1, now.planned)
+        due = now.made == 0 or tenth > self.told
+        self.told = tenth
+        return due
+
+
+@contextmanager
+def filling(console: Console) -> Iterator[Callable[[Advance], None]]:
+    """Show how a condition is filled: a live line on a terminal, a line each tenth in a log."""
+    seen = Filling()
+    if not console.is_terminal:
+
+        def tell(advance: Advance) -> None:
+            seen.hear(advance)
+            if seen.due():
+                console.print(Text(visible(seen.line())), soft_wrap=True)
+
+        yield tell
+        return
+    with Live(Text(seen.line()), console=console, refresh_per_second=4) as live:
+
+        def update(advance: Advance) -> None:
+            seen.hear(advance)
+            live.update(Text(visible(seen.line())))
 
         yield update

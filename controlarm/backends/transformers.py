@@ -1,0 +1,384 @@
+"""Any causal LM that transformers loads, decoded in batches whose finished rows make room for the next requests.
+
+The loop is our own, and not ``generate``: its draws are keyed by problem and sample. One uniform number u a token picks the token where the
+cumulative probability, in the order of the vocabulary, first passes u. Batch size, order and resuming therefore enter only by the float noise
+of the logits, which changes a token where u (or, greedy, the two best logits) lies within that noise: about one in a million tokens in
+float32; in bfloat16 a percent or so, after which the sample is another one with the same distribution.
+
+Prompts are padded on the left and read once however many samples they have. Rows that end leave the batch, and when half of it is
+free the next requests join, their keys and values padded to the others' length; what all rows have only as padding is cut off.
+"""
+
+import hashlib
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from controlarm.backends import Completion, Request, Sampling, uniforms
+from controlarm.prompts import TemplateError
+
+CHUNK = 1 << 20
+"""Bytes of a file that are hashed at once."""
+
+IDENTITY = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
+"""Files of a model's folder that can change what it says: weights, configuration, tokenizer, chat template."""
+
+
+def revision_of(model: str, commit: str | None) -> str:
+    """``sha256-…`` over names and contents of a local folder's files, or the commit that the hub gave.
+
+    Raises:
+        ValueError: neither is there.
+    """
+    folder = Path(model)
+    if folder.is_dir():
+        whole = hashlib.sha256()
+        paths = sorted({path for pattern in IDENTITY for path in folder.glob(pattern)})
+        for path in paths:
+            digest = hashlib.sha256()
+            with path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+            whole.update(f"{path.name} {digest.hexdigest()}\n".encode())
+        return f"sha256-{whole.hexdigest()}"
+    if commit is None:
+        raise ValueError(f"{model}: the hub gave no commit for it; download it and give the folder")
+    return commit
+
+
+@dataclass(kw_only=True, slots=True)
+class _Row:
+    """A completion in flight."""
+
+    request: Request
+    prompt_tokens: int
+    draws: Float[Tensor, " token"]
+    tokens: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    ended: bool = False
+    text: str | None = None
+    """Once a stop string has come."""
+
+
+class TransformersBackend:
+    """A model and its tokenizer, loaded."""
+
+    def __init__(self, model: str, device: str | None = None) -> None:
+        """Load a model: float32 on a CPU, as its checkpoint says elsewhere. Code that a model brings is never run.
+
+        Raises:
+            ValueError: it cannot be loaded, or is not a causal LM that takes positions.
+        """
+        self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float32 if self.device == "cpu" else "auto"
+        try:
+            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)
+            self.network: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype
+            )
+        except (OSError, ValueError, KeyError) as error:
+            said = str(error).strip().splitlines()
+            raise ValueError(
+                f"{model}: cannot be loaded as a causal LM ({said[0] if said else type(error).__name__}); give a folder or a name on the hub"
+            ) from error
+        self.network = self.network.to(self.device).eval()
+        accepted = inspect.signature(self.network.forward).parameters
+        missing = {"position_ids", "past_key_values", "logits_to_keep"} - set(accepted)
+        if missing:
+            raise ValueError(
+                f"{model}: {type(self.network).__name__} does not take {', '.join(sorted(missing))}, "
+                "which batched decoding needs"
+            )
+        self.model = model
+        self.revision = revision_of(model, getattr(self.network.config, "_commit_hash", None))
+        self.name = f"transformers {str(self.network.dtype).removeprefix('torch.')}"
+        self.environment = f"transformers {transformers.__version__}, torch {torch.__version__}, {self._device_name()}"
+        self.chat = self._chat if self.tokenizer.chat_template else None
+        self.end_ids = self._end_ids()
+        pad = self.tokenizer.pad_token_id
+        self.pad_id: int = pad if pad is not None else min(self.end_ids, default=0)
+
+    def _device_name(self) -> str:
+        return torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
+
+    def _chat(self, text: str) -> str:
+        """The prompt for one user's message."""
+        return self.tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+
+    def _end_ids(self) -> set[int]:
+        """Tokens that end a completion: the generation config's, the tokenizer's, and what the chat template puts behind an answer.
+
+        The last is often another than the first two in base models whose template is that of the chat model: they would run on.
+        """
+        configured = self.network.generation_config.eos_token_id
+        found = {self.tokenizer.eos_token_id}
+        found |= set(configured) if isinstance(configured, list) else {configured}
+        if self.chat is not None:
+            turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"}]
+            whole = self.tokenizer.apply_chat_template(turns, tokenize=False)
+            behind = self._encode(whole.rpartition("ANSWER")[2], special=False)
+            found |= set(behind[:1]) & set(self.tokenizer.all_special_ids)
+        return {int(token) for token in found if token is not None}
+
+    def _encode(self, text: str, special: bool) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+
+    def encode(self, request: Request) -> list[int]:
+        """Tokens of a prompt.
+
+        Raises:
+            TemplateError: the tokenizer cannot read it.
+        """
+        try:
+            found = self._encode(request.prompt.text, special=not request.prompt.has_special)
+        except Exception as error:  # tokenizers raises Exception itself
+            raise TemplateError(
+                f"problem {request.problem_id}: the tokenizer cannot read the prompt ({error}); ask with another --prompt"
+            ) from error
+        if not found:
+            raise ValueError(f"problem {request.problem_id}: the prompt has no tokens")
+        return found
+
+    @torch.inference_mode()
+    def complete(
+        self, requests: Sequence[Request], sampling: Sampling, batch: int
+    ) -> Iterator[tuple[Request, Completion]]:
+        """As ``Backend.complete`` says."""
+        encoded = [self.encode(request) for request in requests]
+        self._check_lengths(requests, encoded, sampling.max_tokens)
+        ends = self._ends(sampling.stop)
+        stops = tuple(stop for stop in sampling.stop if self._single(stop) is None)
+        waiting = list(zip(requests, encoded, strict=True))[::-1]
+        flight = _Flight(self, sampling, ends, stops)
+        while waiting or flight.rows:
+            try:
+                if waiting and len(flight.rows) <= batch // 2 and flight.can_join:
+                    room = min(batch - len(flight.rows), len(waiting))
+                    flight.join([waiting.pop() for _ in range(room)])
+                else:
+                    flight.step()
+            except torch.OutOfMemoryError as error:
+                raise ValueError(
+                    f"the device's memory is too small for {batch} completions at once; give a smaller --batch "
+                    "(what is in the store is kept)"
+                ) from error
+            yield from flight.leave()
+
+    def _single(self, stop: str) -> int | None:
+        """The token that a stop string is, if it is a special one, which decoding would leave out."""
+        return self.tokenizer.get_added_vocab().get(stop)
+
+    def _ends(self, stops: Sequence[str]) -> set[int]:
+        return self.end_ids | {token for stop in stops if (token := self._single(stop)) is not None}
+
+    def _check_lengths(
+        self, requests: Sequence[Request], encoded: Sequence[Sequence[int]], max_tokens: int
+    ) -> None:
+        limit = getattr(self.network.config, "max_position_embeddings", None)
+        if limit is None or not encoded:
+            return
+        longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
+        length = len(encoded[longest])
+        if length + max_tokens > limit:
+            raise ValueError(
+                f"problem {requests[longest].problem_id}: its prompt has {length} tokens and the model's context {limit}; "
+                f"give --max-tokens {limit - length} at most, or a shorter --prompt"
+            )
+
+    def text(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode(
+            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+
+
+class _Flight:
+    """The batch: rows, their cache, and what the model said last of each."""
+
+    def __init__(
+        self, backend: TransformersBackend, sampling: Sampling, ends: set[int], stops: tuple[str, ...]
+    ) -> None:  # fmt: skip
+        self.backend, self.sampling, self.ends, self.stops = backend, sampling, ends, stops
+        self.rows: list[_Row] = []
+        self.cache: Any = None
+        self.mask: Int[Tensor, "row place"]
+        self.logits: Float[Tensor, "row vocab"]
+        self.plain = True
+        """All layers keep plain keys and values, so that caches can be joined and cut."""
+
+    @property
+    def can_join(self) -> bool:
+        return not self.rows or self.plain
+
+    def join(self, wanted: Sequence[tuple[Request, list[int]]]) -> None:
+        """Read the prompts of new rows, and set them beside the others."""
+        device = self.backend.device
+        distinct: dict[tuple[int, ...], int] = {}
+        index = [distinct.setdefault(tuple(tokens), len(distinct)) for _, tokens in wanted]
+        length = max(map(len, distinct))
+        pad = self.backend.pad_id
+        tokens = torch.tensor(
+            [[pad] * (length - len(p)) + list(p) for p in distinct], device=device
+        )
+        mask = torch.tensor(
+            [[0] * (length - len(p)) + [1] * len(p) for p in distinct], device=device
+        )
+        cache = DynamicCache(config=self.backend.network.config)
+        logits = self._forward(tokens, mask, cache)
+        select = torch.tensor(index, device=device)
+        cache.batch_select_indices(select)
+        mask, logits = mask[select], logits[select]
+        rows = [
+            _Row(
+                request=request,
+                prompt_tokens=len(tokens),
+                draws=torch.from_numpy(
+                    uniforms(
+                        self.sampling.seed,
+                        request.problem_id,
+                        request.sample,
+                        self.sampling.max_tokens,
+                    )
+                ),
+            )
+            for request, tokens in wanted
+        ]
+        self.plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+        if not self.rows:
+            self.rows, self.cache, self.mask, self.logits = rows, cache, mask, logits
+        else:
+            self._beside(rows, cache, mask, logits)
+        self._draw(range(len(self.rows) - len(rows), len(self.rows)))
+
+    def _beside(self, rows: list[_Row], cache: Any, mask: Tensor, logits: Tensor) -> None:  # noqa: ANN401
+        length = max(self.mask.shape[1], mask.shape[1])
+        for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
+            ours.keys = torch.cat(
+                [_lengthened(ours.keys, length), _lengthened(theirs.keys, length)]
+            )
+            ours.values = torch.cat(
+                [_lengthened(ours.values, length), _lengthened(theirs.values, length)]
+            )
+        both = [torch.nn.functional.pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
+        self.mask = torch.cat(both)
+        self.logits = torch.cat([self.logits, logits])
+        self.rows += rows
+
+    def _forward(self, tokens: Tensor, mask: Tensor, cache: Any) -> Float[Tensor, "row vocab"]:  # noqa: ANN401
+        places = (mask.cumsum(-1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+        made = self.backend.network(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=places,
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        return made.logits[:, -1].float()
+
+    def step(self) -> None:
+        """One more token of every row."""
+        newest = torch.tensor([[row.tokens[-1]] for row in self.rows], device=self.backend.device)
+        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
+        self.logits = self._forward(newest, self.mask, self.cache)
+        self._draw(range(len(self.rows)))
+
+    def _draw(self, which: range) -> None:
+        """Draw the next token of some rows, from the logits that are there."""
+        logits = self.logits[which.start : which.stop]
+        draws = torch.stack([self.rows[i].draws[len(self.rows[i].tokens)] for i in which])
+        tokens = draw(logits, draws.to(logits.device), self.sampling)
+        logprobs = torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
+        for i, token, logprob in zip(which, tokens.tolist(), logprobs.tolist(), strict=True):
+            row = self.rows[i]
+            if logprob != logprob:
+                raise ValueError(
+                    f"problem {row.request.problem_id}: the model's logits are not numbers after {len(row.tokens)} tokens; "
+                    "its weights are damaged, or overflow at this precision"
+                )
+            row.tokens.append(token)
+            row.logprob += logprob
+            row.ended = token in self.ends
+            if not row.ended and self.stops:
+                self._look_for_stop(row)
+
+    def _look_for_stop(self, row: _Row) -> None:
+        # A token of a stop string has one of its characters at least.
+        tail = self.backend.text(row.tokens[-max(map(len, self.stops)) - 1 :])
+        if any(stop in tail for stop in self.stops):
+            whole = self.backend.text(row.tokens)
+            places = [whole.find(stop) + len(stop) for stop in self.stops if stop in whole]
+            if places:
+                row.text, row.ended = whole[: min(places)], True
+
+    def leave(self) -> Iterator[tuple[Request, Completion]]:
+        """Give up the rows that have ended."""
+        limit = self.sampling.max_tokens
+        done = [row.ended or len(row.tokens) == limit for row in self.rows]
+        if not any(done):
+            return
+        for row, gone in zip(self.rows, done, strict=True):
+            if gone:
+                yield row.request, self._completion(row)
+        kept = [i for i, gone in enumerate(done) if not gone]
+        self.rows = [self.rows[i] for i in kept]
+        if not kept:
+            self.cache = None
+            return
+        select = torch.tensor(kept, device=self.backend.device)
+        self.cache.batch_select_indices(select)
+        self.mask, self.logits = self.mask[select], self.logits[select]
+        if self.plain:
+            unused = int(self.mask.any(0).int().argmax())
+            if unused:
+                self.mask = self.mask[:, unused:]
+                for layer in self.cache.layers:
+                    layer.keys = layer.keys[..., unused:, :]
+                    layer.values = layer.values[..., unused:, :]
+
+    def _completion(self, row: _Row) -> Completion:
+        ended_by_token = row.ended and row.text is None
+        tokens = row.tokens[:-1] if ended_by_token else row.tokens
+        return Completion(
+            text=self.backend.text(tokens) if row.text is None else row.text,
+            prompt_tokens=row.prompt_tokens,
+            num_tokens=len(row.tokens),
+            truncated=not row.ended,
+            logprob=row.logprob,
+        )
+
+
+def _lengthened(tensor: Tensor, length: int) -> Tensor:
+    """Keys or values with empty places before them."""
+    return torch.nn.functional.pad(tensor, (0, 0, length - tensor.shape[-2], 0))
+
+
+def draw(
+    logits: Float[Tensor, "row vocab"], draws: Float[Tensor, " row"], sampling: Sampling
+) -> Int[Tensor, " row"]:
+    """Each row's token: the most probable where the temperature is 0, else by its uniform number.
+
+    The nucleus of ``top_p`` is the fewest most probable tokens that hold at least so much (arXiv:1904.09751); ties stay in
+    the order of the vocabulary.
+    """
+    if sampling.temperature == 0:
+        return logits.argmax(-1)
+    p = torch.softmax(logits.double() / sampling.temperature, -1)
+    if sampling.top_p < 1:
+        ranked, order = p.sort(dim=-1, descending=True, stable=True)
+        before = ranked.cumsum(-1) - ranked
+        p = p * torch.empty_like(p, dtype=torch.bool).scatter_(-1, order, before < sampling.top_p)
+    total = p.cumsum(-1)
+    # A product can round up to the sum itself, which no token passes.
+    last = torch.nextafter(total[:, -1:], torch.zeros_like(total[:, -1:]))
+    wanted = torch.minimum(draws[:, None] * total[:, -1:], last)
+    return torch.searchsorted(total, wanted, right=True)[:, 0].clamp(max=p.shape[-1] - 1)
