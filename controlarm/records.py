@@ -5,8 +5,8 @@ from typing import Literal
 
 Verdict = Literal["right", "wrong", "no_answer", "unknown"]
 """`no_answer`: nothing to grade was found. `unknown`: the grader gave up (counted, never a silent wrong)."""
-How = Literal["box", "answer_tag", "phrase", "number"]
-"""Where an answer stood: in ``\\boxed{}``, in ``<answer>``, behind a named phrase, or as the last number."""
+How = Literal["box", "answer_tag", "phrase", "formula", "number"]
+"""Where an answer stood: in ``\\boxed{}``, in ``<answer>``, behind a named phrase, or as the last formula or number."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class Grade:
     strict: Verdict
     """The answer must stand where the prompt asked for it: in the last balanced ``\\boxed{}``, or in ``<answer>``."""
     lenient: Verdict
-    """Any final answer counts: box, then ``<answer>``, then "answer is …", then the last number."""
+    """Any final answer counts: box, then ``<answer>``, then "answer is …", then the last formula or number."""
     boxed: str | None
     """What the strict verdict looked at, stripped; None when it is not there."""
     answer: str | None

@@ -1,0 +1,315 @@
+r"""Answers as numbers: a small reader of LaTeX that says what an answer is worth, or that it cannot tell.
+
+It is the fast half of the `referee`, which need not ask a computer algebra system whether 3 is 5, and its second opinion,
+since it shares no line with that system. It reads sums, products, quotients, powers, roots, fractions, letters, and
+tuples, intervals and sets of these; everything else it leaves alone. Nothing is executed; depth and length are bounded.
+"""
+
+import cmath
+import math
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import NamedTuple
+
+MAX_LENGTH = 300
+"""Longest answer (characters) that is read."""
+MAX_DEPTH = 24
+"""Deepest nesting of an answer that is read."""
+
+TOLERANCE = 1e-11
+"""Relative difference up to which values are equal."""
+APART = 1e-3
+"""Relative difference from which two constants are different, whoever rounds how."""
+
+_ERASED = re.compile(
+    r"\\(?:left|right|displaystyle|limits|big|Big|bigg|Bigg)(?![a-zA-Z])|\\[!,;: ]|~|\$"
+)
+_TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname|rm)\s*\{([^{}]*)\}")
+_ALIKE = (
+    ("\\dfrac", "\\frac"),
+    ("\\tfrac", "\\frac"),
+    ("\\cdot", "*"),
+    ("\\times", "*"),
+    ("\\div", "/"),
+    ("\\lbrace", "\\{"),
+    ("\\rbrace", "\\}"),
+    ("\N{MINUS SIGN}", "-"),
+    ("\N{EN DASH}", "-"),
+    ("\N{SQUARE ROOT}", "\\sqrt"),
+    ("\N{GREEK SMALL LETTER PI}", "\\pi"),
+    ("\N{INFINITY}", "\\infty"),
+    ("\N{DEGREE SIGN}", "^\\circ"),
+    ("^{\\circ}", "^\\circ"),
+)
+_GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?![0-9,])")
+_SEPARATOR = re.compile("[, ]")
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_SPACES = re.compile(r"\s+")
+_BETWEEN_DIGITS = re.compile(r"(?<=[0-9])\s+(?=[0-9])")
+_CLOSING = {"(": ")", "[": "]", "\\{": "\\}"}
+
+# Letters stand for these numbers, one column a reading: equal at all of them is taken for equal.
+_POINTS = [
+    {letter: 0.37 + ((i * 17 + k * 29 + 11) % 61) / 23.7 for i, letter in enumerate("abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")}
+    for k in range(3)
+]  # fmt: skip
+_CONSTANTS = {"e": math.e, "i": 1j}
+
+
+class Value(NamedTuple):
+    """What an answer is worth."""
+
+    opening: str
+    """``(``, ``[``, ``\\{`` of a tuple, an interval or a set; empty for a single value or a bare list."""
+    closing: str
+    parts: tuple[tuple[complex, ...], ...]
+    """Each part's number at every point; a constant has one and the same at all."""
+    letters: bool
+    """True when a letter stands for an unknown."""
+    decimal: bool
+    """True when a part was written with a decimal point, perhaps rounded."""
+
+
+class _UnreadableError(Exception):
+    """Not in the grammar."""
+
+
+def plain(answer: str) -> str:
+    r"""The answer without what only sets type: equal plain forms are equal answers.
+
+    >>> plain(r"\left( 3, \dfrac{\pi}{2} \right)"), plain("\\text{north} "), plain(r"$1{,}000$")
+    ('(3,\\frac{\\pi}{2})', 'north', '1000')
+    """
+    # First of all, since "32, 349" is two numbers.
+    answer = _GROUPED.sub(lambda found: _SEPARATOR.sub("", found[0]), answer.replace("{,}", ","))
+    for written, meant in _ALIKE:
+        answer = answer.replace(written, meant)
+    answer = _TEXT.sub(r"\1", _ERASED.sub("", answer))
+    answer = _BETWEEN_DIGITS.sub("\0", answer)  # "1 2" is not "12"
+    return _SPACES.sub("", answer).replace("\0", " ").rstrip(".\\")
+
+
+@lru_cache(maxsize=1 << 14)
+def read(answer: str) -> Value | None:
+    r"""The value of an answer; None when it is not in the grammar.
+
+    >>> read(r"2\sqrt{2}").parts[0][0].real, read(r"\frac12").parts[0][0].real, read("9^{9^{9^9}}")
+    (2.8284271247461903, 0.5, None)
+    """
+    if len(answer) > MAX_LENGTH:
+        return None
+    text = plain(answer)
+    opening = next((o for o in _CLOSING if text.startswith(o)), "")
+    try:
+        parts, closing = _inside(text, opening) if opening else (None, "")
+        if parts is None:
+            opening, parts = "", _split(text)
+        read_at = [[_Reader(part, point).whole() for part in parts] for point in _POINTS]
+    except (_UnreadableError, ArithmeticError, ValueError, RecursionError):
+        return None
+    columns = tuple(zip(*read_at, strict=True))
+    if not all(cmath.isfinite(number) for column in columns for number in column):
+        return None
+    letters = any(len(set(column)) > 1 for column in columns)
+    return Value(opening, closing, columns, letters, bool(re.search(r"\.[0-9]", text)))
+
+
+def equal(answer: str, other: str) -> bool | None:
+    r"""Whether two answers are worth the same; None when one of them is not in the grammar.
+
+    >>> equal(r"\frac{\sqrt{8}}{2}", r"\sqrt 2"), equal("(x+1)^2", "x^2+2x+1"), equal("[0,1)", "[0,1]")
+    (True, True, False)
+    """
+    a, b = read(answer), read(other)
+    if a is None or b is None:
+        return None
+    if (a.opening, a.closing, len(a.parts)) != (b.opening, b.closing, len(b.parts)):
+        return False
+    if a.opening in ("", "\\{") and len(a.parts) > 1:  # a set: the order does not count
+        a, b = (v._replace(parts=tuple(sorted(v.parts, key=_by_size))) for v in (a, b))
+    return all(
+        _near(x, y, TOLERANCE)
+        for mine, theirs in zip(a.parts, b.parts, strict=True)
+        for x, y in zip(mine, theirs, strict=True)
+    )
+
+
+def decided(answer: str, other: str) -> bool | None:
+    """As `equal`, but only where no convention could say otherwise: constants that are written exactly, or far apart."""
+    a, b = read(answer), read(other)
+    if a is None or b is None or a.letters or b.letters:
+        return None
+    single = len(a.parts) == len(b.parts) == 1 and not a.opening and not b.opening
+    if single:
+        x, y = a.parts[0][0], b.parts[0][0]
+        if _near(x, y, TOLERANCE) and not (a.decimal or b.decimal):
+            return True
+        return None if _near(x, y, APART) else False
+    if "(" in (a.opening, b.opening) and len(a.parts) != len(b.parts):
+        return (
+            False
+            if {a.opening, b.opening} <= {"(", ""} and 1 in (len(a.parts), len(b.parts))
+            else None
+        )
+    if a.opening != "(" or (a.opening, a.closing) != (b.opening, b.closing):
+        return None
+    pairs = zip(a.parts, b.parts, strict=True)
+    return None if all(_near(x[0], y[0], APART) for x, y in pairs) else False
+
+
+def _by_size(part: tuple[complex, ...]) -> tuple[float, float]:
+    return part[0].real, part[0].imag
+
+
+def _near(a: complex, b: complex, tolerance: float) -> bool:
+    return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-9)
+
+
+def _inside(text: str, opening: str) -> tuple[list[str] | None, str]:
+    """The parts between one pair of brackets around the whole text, two at least; None when there is no such pair."""
+    closing = next((c for c in (")", "]", "\\}") if text.endswith(c)), "")
+    inner = text[len(opening) : -len(closing)] if closing else ""
+    if not closing or (opening == "\\{") != (closing == "\\}"):
+        return None, ""
+    try:
+        parts = _split(inner)
+    except _UnreadableError:
+        return None, ""
+    return (parts, closing) if len(parts) > 1 or opening == "\\{" else (None, "")
+
+
+def _split(text: str) -> list[str]:
+    """Parts at commas that stand in no bracket."""
+    parts, depth, start = [], 0, 0
+    for i, character in enumerate(text):
+        depth += (character in "({[") - (character in ")}]")
+        if depth < 0:
+            raise _UnreadableError
+        if character == "," and depth == 0:
+            parts.append(text[start:i])
+            start = i + 1
+    return [*parts, text[start:]]
+
+
+class _Reader:
+    """Recursive descent over one part, at one point."""
+
+    def __init__(self, text: str, point: Mapping[str, float]) -> None:
+        self.text, self.point, self.at = text, point, 0
+
+    def whole(self) -> complex:
+        value = self._sum(MAX_DEPTH)
+        if self.at != len(self.text):
+            raise _UnreadableError
+        return value
+
+    def _next(self) -> str:
+        return self.text[self.at : self.at + 1]
+
+    def _take(self, wanted: str) -> bool:
+        if self.text.startswith(wanted, self.at):
+            self.at += len(wanted)
+            return True
+        return False
+
+    def _need(self, wanted: str) -> None:
+        if not self._take(wanted):
+            raise _UnreadableError
+
+    def _sum(self, depth: int) -> complex:
+        if depth == 0:
+            raise _UnreadableError
+        value = self._signed(depth)
+        while (sign := self._next()) in ("+", "-") and sign:
+            self.at += 1
+            term = self._product(depth)
+            value = value + term if sign == "+" else value - term
+        return value
+
+    def _signed(self, depth: int) -> complex:
+        sign = 1.0
+        while (mark := self._next()) in ("+", "-") and mark:
+            self.at += 1
+            sign = -sign if mark == "-" else sign
+        return sign * self._product(depth)
+
+    def _product(self, depth: int) -> complex:
+        began = self.at
+        value = self._power(depth)
+        number_before = bool(_NUMBER.fullmatch(self.text, began, self.at))
+        while True:
+            following = self._next()
+            if following and following in "*/":
+                self.at += 1
+                sign = -1.0 if self._take("-") else 1.0
+                factor = sign * self._power(depth)
+                value = value * factor if following == "*" else value / factor
+            elif following and (following.isalpha() or following in "({\\"):
+                if self.text.startswith(("\\}", "\\frac"), self.at) and (
+                    number_before or self.text.startswith("\\}", self.at)
+                ):
+                    raise _UnreadableError  # 2\frac{1}{2}: a mixed number to some, a product to others
+                value *= self._power(depth)
+            else:
+                return value
+            number_before = False
+
+    def _power(self, depth: int) -> complex:
+        value = self._atom(depth)
+        if self._take("^"):
+            exponent = self._argument(depth)
+            if abs(exponent) > 400 or (value == 0 and exponent.real <= 0):
+                raise _UnreadableError
+            value = complex(value) ** exponent
+        return value
+
+    def _argument(self, depth: int) -> complex:
+        """What ``^``, a fraction or a root applies to: a group, a command, or one character."""
+        if self._next() == "{" or self._next() == "\\":
+            return self._atom(depth)
+        character = self._next()
+        if not (character.isdigit() and character.isascii()) and character not in self.point:
+            raise _UnreadableError
+        self.at += 1
+        return float(character) if character.isdigit() else self.point[character]
+
+    def _atom(self, depth: int) -> complex:
+        if number := _NUMBER.match(self.text, self.at):
+            self.at = number.end()
+            return float(number[0])
+        character = self._next()
+        if character in ("(", "{") and character:
+            self.at += 1
+            value = self._sum(depth - 1)
+            self._need(")" if character == "(" else "}")
+            return value
+        if character == "\\":
+            return self._command(depth - 1)
+        self.at += 1
+        if character in _CONSTANTS:
+            return _CONSTANTS[character]
+        if character in self.point:
+            return self.point[character]
+        raise _UnreadableError
+
+    def _command(self, depth: int) -> complex:
+        found = _COMMAND.match(self.text, self.at)
+        name = found[0] if found else ""
+        self.at += len(name)
+        if name == "\\pi":
+            return math.pi
+        if name == "\\frac":
+            above = self._argument(depth)
+            return above / self._argument(depth)
+        if name == "\\sqrt":
+            root = 2.0 + 0j
+            if self._take("["):
+                root = complex(self._sum(depth))
+                self._need("]")
+            value = complex(self._argument(depth))
+            if value.imag == 0 and value.real < 0 and root.real % 2 == 1:
+                return -((-value) ** (1 / root))
+            return value ** (1 / root)
+        raise _UnreadableError
