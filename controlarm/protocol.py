@@ -48,7 +48,8 @@ class TrialTable(Part):
 
     name: Name
     question: str
-    engine: Literal["lockstep"] = "lockstep"
+    engine: Literal["lockstep", "trl"] = "lockstep"
+    """``trl``: any Hugging Face causal language model, by TRL's GRPOTrainer."""
 
 
 class Unit(NamedTuple):
@@ -75,6 +76,10 @@ class DesignTable(Part):
     """``majority_wrong`` keeps, for all arms alike, the problems whose majority label is wrong."""
     max_tokens: Count = 36
     """Longest completion, in training and evaluation."""
+    problems: str | None = None
+    """Which problems to train on, as ``problems.sets`` names them; by default the organisms' arithmetic. Needs the engine trl."""
+    template: str = "none"
+    """How a problem becomes a prompt, as ``prompts`` names it. Needs the engine trl."""
 
     def units(self) -> list[Unit]:
         """The units in order."""
@@ -229,6 +234,8 @@ class EvaluationTable(Part):
     """``[evaluation]``: what is measured on held-out problems, and when."""
 
     num_problems: NumProblems
+    problems: str | None = None
+    """Which problems, as ``design.problems``; by default the organisms' held-out arithmetic."""
     samples: Count
     """Completions per problem at temperature 1, beside one greedy."""
     steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1)
@@ -285,6 +292,26 @@ class Control(Part):
     why: str
 
 
+class ModelTable(Part):
+    """``[models.FAMILY]``: a Hugging Face model that is trained as a family of its own."""
+
+    path: str
+    """A folder, or a name on the hub."""
+    revision: str | None = None
+    """Branch, tag or commit of a name on the hub."""
+
+
+class TrlTable(Part):
+    """``[trl]``: what the engine trl may do otherwise without another recipe: numbers change by rounding, no more."""
+
+    pass_rollouts: Annotated[int, Field(ge=0)] = 0
+    """Rollouts that a process trains on at once; 0: an update's all. The rest of an update is accumulated."""
+    sample_rows: Count = 256
+    """Completions that a process samples at once."""
+    commit_every: Count = 10
+    """Steps between the states from which a stopped run goes on."""
+
+
 class LoggingTable(Part):
     """``[logging]``: which training rollouts are kept."""
 
@@ -305,6 +332,9 @@ class Protocol(Part):
     controls: list[Control] = []
     logging: LoggingTable = LoggingTable()
     probes: ProbesTable = ProbesTable()
+    models: dict[Name, ModelTable] = {}
+    """Families that are no organisms; the engine trl trains them."""
+    trl: TrlTable = TrlTable()
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> "Protocol":
@@ -340,6 +370,11 @@ def runs(protocol: Protocol) -> list[RunSpec]:
     ]
 
 
+def by_organism(protocol: Protocol) -> list[str]:
+    """Families that are organisms, in order."""
+    return [family for family in protocol.design.families if family not in protocol.models]
+
+
 SHARD_RUNS = 8
 """Runs that train together where the trial is large: enough for a core, whose cache they must share."""
 
@@ -351,8 +386,10 @@ def shards(protocol: Protocol) -> list[list[int]]:
     """Which runs train together, as indices into ``runs``.
 
     All arms of one (family, recipe, unit), so that contrasts stay within a program; in a large trial several units of
-    a family and recipe.
+    a family and recipe. The engine trl trains one run at a time.
     """
+    if protocol.trial.engine == "trl":
+        return [[i] for i in range(len(runs(protocol)))]
     units: dict[tuple[str, str], dict[tuple[int, int], list[int]]] = {}
     for i, run in enumerate(runs(protocol)):
         of_recipe = units.setdefault((run.family, run.recipe), {})
@@ -426,6 +463,7 @@ def _misfits(p: Protocol) -> list[str]:
     for key, comparison in named[: len(endpoint.primary)]:
         if comparison.arm == endpoint.placebo:
             found.append(f"{key}.arm: is the placebo itself; name another arm")
+    found += _lockstep_misfits(p) if p.trial.engine == "lockstep" else _trl_misfits(p)
     for name, recipe in p.recipes.items():
         if (
             recipe.prompts_per_step > design.num_problems
@@ -435,6 +473,49 @@ def _misfits(p: Protocol) -> list[str]:
                 f"recipes.{name}.prompts_per_step: {recipe.prompts_per_step} prompts a step of design.num_problems = "
                 f"{design.num_problems} problems; raise that, or let it divide the prompts, so that each fills an equal share"
             )
+    return found
+
+
+def _lockstep_misfits(p: Protocol) -> list[str]:
+    """Keys that only the engine trl reads."""
+    given = {
+        "models": bool(p.models),
+        "trl": p.trl != TrlTable(),
+        "design.problems": p.design.problems is not None,
+        "design.template": p.design.template != "none",
+        "evaluation.problems": p.evaluation.problems is not None,
+    }
+    return [
+        f'{key}: does nothing for the engine lockstep, which trains organisms on their arithmetic; say trial.engine = "trl", or remove it'
+        for key, there in given.items()
+        if there
+    ]
+
+
+def _trl_misfits(p: Protocol) -> list[str]:
+    """What the engine trl cannot do, and tables that contradict each other under it; recipes are checked by the engine."""
+    found = [
+        f"models.{name}: is not among design.families; add it there, or remove it"
+        for name in p.models
+        if name not in p.design.families
+    ]
+    if p.probes.kinds or p.probes.base:
+        found.append(
+            'probes: the engine trl measures none; remove the table, or train organisms with trial.engine = "lockstep"'
+        )
+    if p.models and len(p.design.pretraining_seeds) > 1:
+        found.append(
+            f"design.pretraining_seeds: a model by path is one pretrained model; name one seed, not {len(p.design.pretraining_seeds)}, "
+            'and say pairing = "crossed" for several training seeds'
+        )
+    if (p.design.problems is None) != (p.evaluation.problems is None):
+        found.append(
+            "design.problems, evaluation.problems: name both, or neither: the organisms' arithmetic shares no prompt with a real set"
+        )
+    if p.design.problems is not None and (organisms := by_organism(p)):
+        found.append(
+            f"design.problems: organisms ({', '.join(organisms)}) read only their arithmetic; leave it out, or name models only"
+        )
     return found
 
 
@@ -458,6 +539,7 @@ def _known_keys(path: tuple[int | str, ...]) -> list[str]:
                 "arms": {"*": ArmTable}, "labels": LabelsTable, "evaluation": EvaluationTable,
                 "endpoint": EndpointTable, "primary": Comparison, "controls": Control,
                 "logging": LoggingTable, "probes": ProbesTable,
+                "models": {"*": ModelTable}, "trl": TrlTable,
             }  # fmt: skip
             model = table[part]
     return list(model.model_fields)

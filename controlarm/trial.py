@@ -36,7 +36,7 @@ from controlarm import (
     prompts,
     protocol,
 )
-from controlarm.engines import lockstep
+from controlarm.engines import lockstep, trl
 from controlarm.files import DamagedFileError
 from controlarm.organisms import released, tokenizer
 from controlarm.problems import arithmetic
@@ -47,6 +47,11 @@ COMPILE_FROM = 120_000
 """Training rollouts of a trial from which on the compiled program is used."""
 
 LIBRARIES = ("torch", "numpy", "scipy", "pyarrow", "pydantic", "safetensors")
+TRL_LIBRARIES = ("trl", "transformers", "tokenizers", "accelerate", "datasets")
+
+
+ENGINES = {"lockstep": lockstep.run_shard, "trl": trl.run_shard}
+"""What brings a shard to its end."""
 
 
 class TrialError(RuntimeError):
@@ -63,8 +68,8 @@ class Prepared(NamedTuple):
 
 def check(trial: Protocol) -> list[str]:
     """Every problem that can be found before running: organisms (missing, damaged), arms, custom functions."""
-    found = []
-    for family in trial.design.families:
+    found = trl.check(trial) if trial.trial.engine == "trl" else []
+    for family in protocol.by_organism(trial):
         for unit in trial.design.units():
             try:
                 released.load(family, unit.pretraining_seed)
@@ -90,14 +95,15 @@ def materials(trial: Protocol) -> dict[str, str]:
     """Versions and hashes of everything beside the protocol that can change a result."""
     found = {
         "detectors": detectors.VERSION,
-        "engine": lockstep.VERSION,
+        "engine": trl.VERSION if trial.trial.engine == "trl" else lockstep.VERSION,
         "grader": grading.VERSION,
         "problems": arithmetic.VERSION,
         "templates": prompts.VERSION,
     }
     if trial.probes.kinds or trial.probes.base:
         found["probes"] = probes.VERSION
-    for family in trial.design.families:
+    found |= trl.materials(trial)
+    for family in protocol.by_organism(trial):
         for unit in trial.design.units():
             weights, _, _ = released.load(family, unit.pretraining_seed)
             name = f"organism {family}-p{unit.pretraining_seed}"
@@ -110,7 +116,7 @@ def materials(trial: Protocol) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str, engine: str = "lockstep") -> dict[str, Any]:
     """What the numbers were made on, with a fingerprint; not part of the digest."""
     facts: dict[str, Any] = {
         "controlarm": controlarm_version,
@@ -121,7 +127,7 @@ def environment(device: str) -> dict[str, Any]:
         "device": device,
         "compiler": has_compiler(),
     }
-    for name in LIBRARIES:
+    for name in LIBRARIES + (TRL_LIBRARIES if engine == "trl" else ()):
         with contextlib.suppress(PackageNotFoundError):
             facts[name] = version(name)
     text = json.dumps(facts, sort_keys=True)
@@ -146,6 +152,8 @@ def has_compiler() -> bool:
 
 def compile_pays(trial: Protocol) -> bool:
     """Whether compiling, about a minute a worker, costs less than it saves: 0.5 ms a training rollout, and as much of evaluation."""
+    if trial.trial.engine == "trl":
+        return False
     per_run = max(r.prompts_per_step * r.group_size for r in trial.recipes.values())
     rollouts = len(protocol.runs(trial)) * trial.design.num_steps * per_run
     return rollouts > COMPILE_FROM
@@ -202,7 +210,7 @@ def _begin(
         raise DamagedFileError(folder / "plan.json", "is missing, though the trial has begun")
     plan = make_plan(trial, made_of, has_compiler() and compile_pays(trial), device)
     files.write_atomic(folder / "protocol.toml", text)
-    files.write_json(folder / "environment.json", environment(device))
+    files.write_json(folder / "environment.json", environment(device, trial.trial.engine))
     problems = files.write_table(folder / "problems.parquet", _problem_table(trial))
     hashes = {
         "protocol_sha256": hashlib.sha256(text).hexdigest(),
@@ -294,7 +302,7 @@ def _note_machine(prepared: Prepared) -> None:
     path = prepared.folder / "environment.json"
     began = files.read_json(path)
     known = {began["fingerprint"], *(e["fingerprint"] for e in began.get("continued", []))}
-    here = environment(prepared.plan["device"])
+    here = environment(prepared.plan["device"], prepared.protocol.trial.engine)
     if here["fingerprint"] not in known:
         began.setdefault("continued", []).append(here)
         files.write_json(path, began)
@@ -472,7 +480,8 @@ def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int, lock: Conne
     while (number := tasks.get()) is not None:
         started, processor = time.perf_counter(), time.process_time()
         try:
-            lockstep.run_shard(engine_plan(prepared), number, reports.put)
+            engine = ENGINES[prepared.protocol.trial.engine]
+            engine(engine_plan(prepared), number, reports.put)
         except (ValueError, OSError) as error:
             reports.put({"stage": "error", "reason": explain(error)})
             return

@@ -189,7 +189,7 @@ def _open(plan: Plan, number: int, problems: dict[str, list[Problem]], report: R
         base={name: torch.cat([bases[k][name] for k in keyed]) for name in bases[keyed[0]]},
         arms=[tables[spec.arm] for spec in specs],
         pools=[
-            _pool(protocol, spec, problems["training"], made[k])
+            pool(protocol, spec, problems["training"], made[k])
             for spec, k in zip(specs, keyed, strict=True)
         ],
         labels=[made[k] for k in keyed],
@@ -234,7 +234,7 @@ def _labels(
     return {row.problem_id: row for row in labels.read(path)}
 
 
-def _pool(
+def pool(
     protocol: Protocol, spec: RunSpec, problems: Sequence[Problem], made: dict[str, Label]
 ) -> list[Problem]:
     """The problems that a run trains on: all, or those whose majority label is wrong, or a single one."""
@@ -261,19 +261,28 @@ def _asked(shard: Shard, run: int, step: int) -> list[Row]:
 
     With dynamic sampling they are those of all batches that the step may ask for.
     """
-    spec, pool, recipe = shard.specs[run], shard.pools[run], shard.settings.recipe
+    recipe = shard.settings.recipe
     wanted = shard.grid.prompts * max(1, recipe.dynamic_sampling)
     greedy = (GREEDY,) if recipe.asks_greedy else ()
     rows: list[Row] = []
     seen: Counter[str] = Counter()
-    for place in range((step - 1) * wanted, step * wanted):
-        epoch, index = divmod(place, len(pool))
-        order = _order(spec.pretraining_seed, spec.seed, epoch, len(pool))
-        problem = pool[order[index]]
+    for problem in asked_problems(shard.specs[run], shard.pools[run], wanted, step):
         first = seen[problem.id] * shard.grid.group
         seen[problem.id] += 1
         rows.append(Row(problem, (*range(first, first + shard.grid.group), *greedy)))
     return rows
+
+
+def asked_problems(
+    spec: RunSpec, problems: Sequence[Problem], wanted: int, step: int
+) -> list[Problem]:
+    """The problems of a step: a keyed order of the pool, epoch after epoch."""
+    found = []
+    for place in range((step - 1) * wanted, step * wanted):
+        epoch, index = divmod(place, len(problems))
+        order = _order(spec.pretraining_seed, spec.seed, epoch, len(problems))
+        found.append(problems[order[index]])
+    return found
 
 
 def _batch(shard: Shard, run: int, step: int, number: int) -> list[Row]:
@@ -348,17 +357,7 @@ def _record(
         made = evaluation.unpack(rows, taken.completions, run)
         rewards, advantages = taken.rewards[run].ravel(), step.advantages[run].ravel()
         facts = rollouts.facts(made, taken.rewards[run])
-        line = {"step": step.step} | facts | step.metrics[run] | {
-            "learning_rate": recipe.learning_rate,
-            "epsilon_low": recipe.epsilon_low,
-            "epsilon_high": recipe.epsilon_high,
-            "policy_coef": recipe.policy_coef,
-            "kl_coef": recipe.kl_coef,
-            "entropy_coef": recipe.entropy_coef,
-            "weight_decay": recipe.weight_decay,
-            "max_grad_norm": recipe.max_grad_norm,
-            "updates": recipe.updates_per_rollout,
-        }  # fmt: skip
+        line = {"step": step.step} | facts | step.metrics[run] | coefficients(recipe)
         if keeps:
             path = shard.folder(run) / "rollouts" / f"step-{step.step:06d}.parquet"
             files.write_table(
@@ -367,6 +366,21 @@ def _record(
         journal.append(line)
         lines.append(line)
     return lines
+
+
+def coefficients(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe stands in each line of the journal."""
+    return {
+        "learning_rate": recipe.learning_rate,
+        "epsilon_low": recipe.epsilon_low,
+        "epsilon_high": recipe.epsilon_high,
+        "policy_coef": recipe.policy_coef,
+        "kl_coef": recipe.kl_coef,
+        "entropy_coef": recipe.entropy_coef,
+        "weight_decay": recipe.weight_decay,
+        "max_grad_norm": recipe.max_grad_norm,
+        "updates": recipe.updates_per_rollout,
+    }
 
 
 def _note_failure(shard: Shard, state: State, run: int) -> None:
@@ -510,7 +524,7 @@ def _resume(shard: Shard, state: State, opened: contextlib.ExitStack) -> tuple[l
     runs = range(len(shard.specs))
     if not shard.state_path.exists():
         for run in runs:
-            _drop_after(shard.folder(run), -1)
+            drop_after(shard.folder(run), -1)
         return [journal(run, None) for run in runs], False
     tensors, facts = checkpoints.read(shard.state_path)
     journals = [journal(run, Mark(*facts["journals"][run])) for run in runs]
@@ -519,11 +533,11 @@ def _resume(shard: Shard, state: State, opened: contextlib.ExitStack) -> tuple[l
     failures = {int(run): reason for run, reason in facts["failures"].items()}
     state.restore(facts["step"], tensors, failures)
     for run in runs:
-        _drop_after(shard.folder(run), facts["step"])
+        drop_after(shard.folder(run), facts["step"])
     return journals, False
 
 
-def _drop_after(folder: Path, step: int) -> None:
+def drop_after(folder: Path, step: int) -> None:
     """Remove step files later than a step: they will be made again, the same."""
     for path in [*folder.glob("*/step-*.parquet"), *folder.glob("*/step-*.safetensors")]:
         if int(path.stem.removeprefix("step-")) > step:

@@ -1,0 +1,468 @@
+"""TRL's ``GRPOTrainer`` with a trial's own problems, noise and credit, and a step's numbers for whoever records it.
+
+What TRL does: the loss and its clipping, KL, gradients, accumulation, optimiser, processes, checkpoints. What it is handed: the
+order of the problems, completions drawn by keyed noise, rewards of one arm, and advantages in float64 where equal rewards give
+exactly 0 (TRL adds 1e-4 to the deviation, in float32). Rollouts are not shuffled between the updates of a step.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from datasets import Dataset
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, TrainerCallback
+from trl.models.utils import unwrap_model_for_generation
+from trl.trainer.grpo_config import GRPOConfig
+from trl.trainer.grpo_trainer import GRPOTrainer
+
+from controlarm import advantages as credits
+from controlarm.engines.decoding import Decoded, Speaker, decode
+from controlarm.engines.decoding import Path as NoisePath
+from controlarm.losses import kl_k3
+from controlarm.protocol import Recipe
+from controlarm.rewards.trl import ArmReward
+from controlarm.update import PRIORS
+
+LOSS_TYPES = {"token_mean": "dapo", "sequence_mean": "grpo", "constant_length": "dr_grpo"}
+"""Our aggregation → TRL's name of the same loss. Its dapo divides by the tokens of a whole generation; ``_prepare_inputs`` hands it
+those of an update, over all processes."""
+
+
+def refusals(recipe: Recipe, processes: int, pass_rollouts: int) -> list[str]:
+    """What of a recipe TRL cannot do, each with its field and what to do instead."""
+    found = []
+    if recipe.credit not in credits.BY_GROUP:
+        found.append(
+            f"credit: {recipe.credit!r} needs "
+            + ("a value head" if recipe.learns_values else "a greedy completion beside each group")
+            + ', which TRL has not; use "leave_one_out" or "group_mean"'
+        )
+    if recipe.dynamic_sampling:
+        found.append(
+            "dynamic_sampling: TRL asks one batch a step; say dynamic_sampling = 0 (algorithm dapo sets it)"
+        )
+    if recipe.select != "all":
+        found.append('select: TRL asks for no greedy completion; say select = "all"')
+    if recipe.policy_coef != 1:
+        found.append("policy_coef: TRL's surrogate has no weight; leave it 1")
+    update = recipe.prompts_per_step * recipe.group_size // recipe.updates_per_rollout
+    if recipe.entropy_coef:
+        if recipe.aggregation != "token_mean":
+            found.append(
+                f'entropy_coef: TRL takes the mean over tokens, not {recipe.aggregation!r}; say aggregation = "token_mean"'
+            )
+        if processes > 1 or 0 < pass_rollouts < update:
+            found.append(
+                "entropy_coef: TRL takes the mean over the tokens of each pass, and passes differ in length; use one process and "
+                "trl.pass_rollouts = 0"
+            )
+    if (recipe.prompts_per_step // recipe.updates_per_rollout) % processes:
+        found.append(
+            f"prompts_per_step: {recipe.prompts_per_step // recipe.updates_per_rollout} groups an update cannot be dealt to "
+            f"{processes} processes; start as many as divide it"
+        )
+    elif pass_rollouts and update // processes % pass_rollouts:
+        found.append(
+            f"trl.pass_rollouts: {pass_rollouts} does not divide the {update // processes} rollouts of an update that a process has"
+        )
+    return found
+
+
+def configure(
+    recipe: Recipe, max_tokens: int, num_steps: int, processes: int, pass_rollouts: int, device: str, folder: Path,
+) -> GRPOConfig:  # fmt: skip
+    """The recipe in TRL's words.
+
+    Args:
+        recipe: without refusals.
+        max_tokens: longest completion.
+        num_steps: of the run; TRL counts each update.
+        processes: that train together.
+        pass_rollouts: of a process at once; 0: an update's all.
+        device: ``cpu`` or ``cuda``.
+        folder: of TRL's checkpoints.
+    """
+    own = recipe.prompts_per_step * recipe.group_size // processes
+    update = own // recipe.updates_per_rollout
+    size = pass_rollouts or update
+    return GRPOConfig(
+        output_dir=str(folder), use_cpu=device == "cpu", bf16=recipe.precision == "bfloat16", seed=0,
+        model_init_kwargs={"dtype": "float32"}, disable_dropout=True, gradient_checkpointing=False,
+        num_generations=recipe.group_size, generation_batch_size=own * processes,
+        per_device_train_batch_size=size, gradient_accumulation_steps=update // size, num_iterations=1,
+        max_steps=num_steps * recipe.updates_per_rollout, shuffle_dataset=False,
+        max_completion_length=max_tokens, temperature=1.0, top_p=1.0, top_k=0,
+        loss_type=LOSS_TYPES[recipe.aggregation], importance_sampling_level=recipe.ratio,
+        epsilon=recipe.epsilon_low, epsilon_high=recipe.epsilon_high,
+        beta=recipe.kl_coef, use_bias_correction_kl=False, entropy_coef=recipe.entropy_coef,
+        optim="adamw_torch_fused", learning_rate=recipe.learning_rate, lr_scheduler_type="constant",
+        adam_beta1=recipe.adam_beta1, adam_beta2=recipe.adam_beta2, adam_epsilon=1e-8,
+        weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm,
+        logging_steps=1, logging_nan_inf_filter=False, save_strategy="no", save_total_limit=1,
+        report_to="none", disable_tqdm=True,
+    )  # fmt: skip
+
+
+class Question(NamedTuple):
+    """One group to be made."""
+
+    prompt: list[int]
+    """Token ids."""
+    problem_id: str
+    answer: str
+    first_sample: int
+    path: NoisePath
+    """Of its noise; the sample's number is appended."""
+
+
+def dealt(num_prompts: int, updates: int, processes: int) -> list[int]:
+    """The places of a step's prompts in the order in which TRL deals them out: process after process, each its part of every update.
+
+    >>> dealt(8, 2, 2)
+    [0, 1, 4, 5, 2, 3, 6, 7]
+    """
+    share = num_prompts // updates // processes
+    return [
+        update * share * processes + process * share + i
+        for process in range(processes)
+        for update in range(updates)
+        for i in range(share)
+    ]
+
+
+class Step(NamedTuple):
+    """What happened in one step; only the first process has it."""
+
+    step: int
+    made: list[Decoded]
+    """In the order of the questions, group after group."""
+    rewards: np.ndarray
+    """[prompt, sample], float64; NaN where a reward failed."""
+    advantages: np.ndarray
+    """[rollout, token] or [rollout, 1], float64."""
+    metrics: dict[str, Any]
+
+
+class NotFiniteError(RuntimeError):
+    """The gradient of an update is not finite."""
+
+
+class TrialTrainer(GRPOTrainer):
+    """One run. ``recorded`` is called after each step, in every process, with the step or, beyond the first process, with None."""
+
+    def __init__(
+        self,
+        model: str,
+        questions: Callable[[int], Sequence[Question]],
+        reward: ArmReward,
+        recipe: Recipe,
+        args: GRPOConfig,
+        tokenizer: PreTrainedTokenizerBase,
+        speaker: Speaker,
+        rows: int,
+        recorded: Callable[[int, Step | None], None],
+    ) -> None:
+        self.recipe, self.speaker, self.rows, self.recorded = recipe, speaker, rows, recorded
+        self.questions, self.max_tokens = questions, args.max_completion_length or 0
+        self.config = args
+        self._made: list[Decoded] = []
+        self._asked: list[Question] = []
+        self._sums: dict[str, Tensor] = {}
+        self._updates: list[dict[str, float]] = []
+        self._rewards = np.zeros(0)
+        num_steps = args.max_steps // recipe.updates_per_rollout
+        order = dealt(recipe.prompts_per_step, recipe.updates_per_rollout, args.world_size)
+        # A row for each prompt of each step: what stands in it is looked up when it is asked.
+        rows_of = [
+            {"prompt": "", "step": s, "place": p} for s in range(1, num_steps + 1) for p in order
+        ]
+        super().__init__(
+            model=model,
+            reward_funcs=[reward],
+            args=args,
+            train_dataset=Dataset.from_list(rows_of),
+            processing_class=tokenizer,
+        )
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """All of them: the recipe's weight decay knows no exceptions, where transformers' spares biases and norms."""
+        return [name for name, _ in model.named_parameters()]
+
+    @property
+    def step(self) -> int:
+        """Of the rollouts that are made or trained on now, from 1."""
+        return self.state.global_step // self.recipe.updates_per_rollout + 1
+
+    def decode(
+        self, prompts: Sequence[list[int]], paths: Sequence[NoisePath | None]
+    ) -> list[Decoded]:
+        """Completions by the policy as it is, of this process's prompts."""
+        policy: Any = self.model
+        was_training = policy.training
+        with (
+            unwrap_model_for_generation(
+                self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.config.ds3_gather_for_generation
+            ) as model,
+            self._dist.summon_full_params(self.model_wrapped, recurse=False),
+            self.accelerator.autocast(),
+        ):  # fmt: skip
+            model.eval()
+            found = decode(model, prompts, paths, self.max_tokens, self.speaker, self.rows)
+        policy.train(was_training)
+        return found
+
+    # What TRL calls on the way from rows to a batch.
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        step, size = self.step, self.recipe.group_size
+        asked = self.questions(step)
+        self._asked = [asked[row["place"]] for row in inputs]
+        numbers = [q.first_sample + i % size for i, q in enumerate(self._asked)]
+        for row, question in zip(inputs, self._asked, strict=True):
+            assert row["step"] == step
+            row |= {
+                "problem_id": question.problem_id,
+                "answer": question.answer,
+                "first_sample": question.first_sample,
+            }
+        self._paths = [(*q.path, n) for q, n in zip(self._asked, numbers, strict=True)]
+        output = super()._generate_and_score_completions(inputs)
+        own = slice(
+            self.accelerator.process_index * len(inputs),
+            (self.accelerator.process_index + 1) * len(inputs),
+        )
+        lengths = np.array(gather_object([len(one.tokens) for one in self._made]))
+        credit = self._credit(lengths)
+        self._whole = credit
+        wide = torch.from_numpy(credit[own]).float().to(self.accelerator.device)
+        if wide.shape[1] > 1:
+            wide = wide[:, : output["completion_ids"].shape[1]]
+        output["advantages"] = wide if wide.shape[1] > 1 else wide[:, 0]
+        longest = output["completion_ids"].shape[1]
+        sampled = torch.zeros(len(self._made), longest)
+        for i, one in enumerate(self._made):
+            sampled[i, : len(one.tokens)] = torch.tensor(one.logprobs)
+        output["sampled_logprobs"] = sampled.to(self.accelerator.device)
+        return output
+
+    def _tokenize_prompts(self, prompts: list[Any]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [question.prompt for question in self._asked], None, {}
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], *_: object, **__: object
+    ) -> tuple[list[list[int]], None]:
+        self._made = self.decode(prompt_ids, self._paths)
+        return [one.tokens for one in self._made], None
+
+    def _calculate_rewards(self, *arguments: Any) -> Tensor:  # noqa: ANN401  as TRL has them
+        found = super()._calculate_rewards(*arguments)
+        self._rewards = found[:, 0].double().cpu().numpy()
+        return found
+
+    def _credit(self, lengths: np.ndarray) -> np.ndarray:
+        """Advantages of all processes' rollouts: [rollout, token] where the recipe whitens, else [rollout, 1]."""
+        recipe = self.recipe
+        rewards = self._rewards.reshape(-1, recipe.group_size)
+        if recipe.overlong_buffer:
+            sizes = lengths.reshape(rewards.shape).astype(np.float64)
+            rewards = rewards + credits.overlong(sizes, self.max_tokens, recipe.overlong_buffer)
+        advantages = credits.BY_GROUP[recipe.credit](rewards).reshape(1, -1, 1)
+        if recipe.whiten:
+            real = np.arange(lengths.max())[None, None] < lengths[None, :, None]
+            advantages = credits.whitened(advantages, real)
+        return advantages[0]
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:  # noqa: ANN401  as TRL has it
+        passes = self.config.steps_per_generation or 1
+        each = self.config.gradient_accumulation_steps
+        parts: Any = self._buffered_inputs
+        if self._step % passes == 0 or parts is None:
+            made = self._generate_and_score_completions(generation_batch)
+            size = self.config.per_device_train_batch_size
+            parts = [
+                {
+                    name: value[i * size : (i + 1) * size]
+                    for name, value in made.items()
+                    if isinstance(value, Tensor) and value.ndim
+                }
+                for i in range(passes)
+            ]
+            counts = torch.stack([part["completion_mask"].sum() for part in parts])
+            totals = self.accelerator.reduce(counts.view(-1, each).sum(1), reduction="sum")
+            for i, part in enumerate(parts):
+                part["num_items_in_batch"] = totals[i // each] * passes / each
+                if self.recipe.old_logprobs == "sampled":
+                    part["old_per_token_logps"] = part["sampled_logprobs"]
+                elif (
+                    i < each
+                ):  # the policy is still the one that sampled: the ratio is 1 by construction
+                    part.pop("old_per_token_logps", None)
+            self._buffered_inputs = parts
+        return parts[self._step % passes]
+
+    # What a step leaves behind.
+
+    def _get_per_token_logps_and_entropies(self, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401  as TRL has them
+        found = super()._get_per_token_logps_and_entropies(*arguments, **named)
+        self._logprobs = found[0].detach()
+        return found
+
+    def compute_loss(
+        self,
+        model: Any,  # noqa: ANN401  wrapped for several processes or not
+        inputs: dict[str, Any],
+        *arguments: Any,  # noqa: ANN401  as TRL has them
+        **named: Any,  # noqa: ANN401  as TRL has them
+    ) -> Tensor:
+        """TRL's loss; on the way the pass is added to the update's numbers."""
+        loss = super().compute_loss(model, inputs, *arguments, **named)
+        with torch.no_grad():
+            self._look(inputs, self._logprobs)
+        return loss
+
+    def _look(self, inputs: dict[str, Tensor], logprobs: Tensor) -> None:
+        real = inputs["completion_mask"].bool()
+        old = inputs.get("old_per_token_logps", logprobs)
+        advantages = inputs["advantages"]
+        advantages = advantages[:, None] if advantages.ndim == 1 else advantages
+        log_ratio = torch.where(real, logprobs - old, 0.0)
+        if self.recipe.ratio == "sequence":
+            mean = log_ratio.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
+            log_ratio = torch.where(real, mean, 0.0)
+        low_end = math.log1p(-min(self.recipe.epsilon_low, 1 - 1e-12))
+        low = (advantages < 0) & (log_ratio < low_end)
+        high = (advantages > 0) & (log_ratio > math.log1p(self.recipe.epsilon_high))
+        gap = (logprobs - inputs["sampled_logprobs"]).abs()
+        sums: dict[str, Tensor] = {
+            "tokens": real,
+            "clip_low": low,
+            "clip_high": high,
+            "approx_kl": kl_k3(old[None], logprobs[None])[0],
+            "sampler_gap_mean": gap,
+        }
+        if "ref_per_token_logps" in inputs:
+            sums["kl_base"] = kl_k3(logprobs[None], inputs["ref_per_token_logps"][None])[0]
+        prior, below = torch.exp(old), torch.zeros_like(real)
+        for band, end in PRIORS.items():
+            reached = prior <= end if end < 1 else torch.ones_like(real)
+            here, below = reached & ~below, reached
+            sums |= {
+                f"prior_{band}": here,
+                f"clip_low_{band}": low & here,
+                f"clip_high_{band}": high & here,
+            }
+        for name, value in sums.items():
+            total = torch.where(real, value.double(), 0.0).sum()
+            self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total
+        for name, value in (
+            ("ratio_max", log_ratio.abs()),
+            ("sampler_gap_max", torch.where(real, gap, 0.0)),
+        ):
+            self._sums[name] = torch.maximum(
+                self._sums.get(name, value.max().double()), value.max().double()
+            )
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """After each update: keep its numbers; after the last of a step, all that happened in it goes to ``recorded``.
+
+        Raises:
+            NotFiniteError: the gradient is not finite.
+        """
+        self._metrics["train"].clear()
+        if "loss" not in logs:  # transformers' summary of the whole training
+            return
+        if not math.isfinite(logs["grad_norm"]):
+            raise NotFiniteError(f"step {self.step}: the gradient is not finite")
+        self._updates.append(
+            self._reduced() | {"loss": logs["loss"], "grad_norm": logs["grad_norm"]}
+        )
+        if len(self._updates) < self.recipe.updates_per_rollout:
+            return
+        step = self.state.global_step // self.recipe.updates_per_rollout
+        made = gather_object(self._made)
+        order = np.argsort(
+            dealt(
+                self.recipe.prompts_per_step,
+                self.recipe.updates_per_rollout,
+                self.config.world_size,
+            )
+        )
+        size = self.recipe.group_size
+        rows = (order[:, None] * size + np.arange(size)).ravel()
+        whole = None
+        if self.accelerator.is_main_process:
+            whole = Step(
+                step, [made[i] for i in rows], self._rewards[rows].reshape(-1, size), self._whole[rows],
+                self._numbers(made),
+            )  # fmt: skip
+        self._updates = []
+        self.recorded(step, whole)
+
+    def _reduced(self) -> dict[str, float]:
+        """The update's numbers over all processes."""
+        most = ("ratio_max", "sampler_gap_max")
+        names = sorted(self._sums)
+        each = self.accelerator.gather(torch.stack([self._sums[name] for name in names])[None])
+        self._sums = {}
+        found = {
+            name: float((each[:, i].max if name in most else each[:, i].sum)())
+            for i, name in enumerate(names)
+        }
+        return {
+            n: v if n in most else v / max(found["tokens"], 1)
+            for n, v in found.items()
+            if n != "tokens"
+        }
+
+    def _numbers(self, made: Sequence[Decoded]) -> dict[str, Any]:
+        """The journal's numbers that need no text: of lockstep's, all."""
+        first, last = self._updates[0], self._updates[-1]
+        spoken = [p for one in made for p in one.logprobs]
+        found: dict[str, Any] = {
+            name: float(np.mean([update[name] for update in self._updates]))
+            for name in first
+            if name not in ("approx_kl", "ratio_max", "sampler_gap_mean", "sampler_gap_max")
+        }
+        return found | {
+            "kl_base": found.get("kl_base"),
+            "value_loss": None,
+            "clip_first": first["clip_low"] + first["clip_high"],
+            "ratio_max": max(update["ratio_max"] for update in self._updates),
+            "approx_kl": last["approx_kl"],
+            "sampler_gap_mean": first["sampler_gap_mean"],
+            "sampler_gap_max": first["sampler_gap_max"],
+            "token_probability": float(np.mean(np.exp(spoken))),
+            "generated": len(made),
+            "counted_groups": 1.0,
+        }
+
+
+class Committing(TrainerCallback):
+    """Tells the trainer when to save, and whoever records when it has."""
+
+    def __init__(
+        self,
+        due: Callable[[int], bool],
+        began: Callable[[], None],
+        saved: Callable[[int, str], None],
+        updates: int,
+    ) -> None:
+        self.due, self.began, self.saved, self.updates = due, began, saved, updates
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401  transformers'
+        """Before the first step, or the first after a stop."""
+        self.began()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401  transformers'
+        """At the end of a step's last update."""
+        step, left = divmod(state.global_step, self.updates)
+        control.should_save = not left and self.due(step)
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ANN401  transformers'
+        """The trainer's state is on disk."""
+        self.saved(state.global_step // self.updates, f"checkpoint-{state.global_step}")

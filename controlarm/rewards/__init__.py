@@ -1,0 +1,1 @@
+"""Arms for users of other trainers: each module gives them the form that its trainer calls."""
