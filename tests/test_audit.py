@@ -153,7 +153,7 @@ def open_named(path: Path):
 def test_the_jackknife_of_a_mean_is_the_t_interval():
     values = np.random.default_rng(2).normal(size=30)
     left_out = (values.sum() - values) / 29
-    part = gain.jackknife(np.array([values.mean()]), left_out[:, None])[0]
+    part = gain.jackknife(np.array([values.mean()]), [left_out[:, None]])[0]
     se = values.std(ddof=1) / np.sqrt(30)
     assert (part.high - part.low) / 2 == pytest.approx(2.0452296 * se, rel=1e-6)
 
@@ -162,7 +162,7 @@ def test_a_training_log_is_compared_with_itself_over_its_steps(tmp_path):
     rows = [
         record(problem, right(str(problem + (step < 10))), step=step, reward=float(step >= 10))
         for step in range(1, 21)
-        for problem in range(8)
+        for problem in range(20)
         for _ in range(2)
     ]
     found = audited(write(tmp_path / "run.jsonl", rows))
@@ -177,11 +177,32 @@ def test_a_training_log_is_compared_with_itself_over_its_steps(tmp_path):
     assert found["controls"][0]["rollouts"] == len(rows)
 
 
-def test_problems_that_never_return_give_no_gain_but_say_why(tmp_path):
-    rows = [record(step, right(str(step)), step=step) for step in range(1, 21)]
+def test_problems_that_never_return_give_a_change_with_a_warning(tmp_path):
+    rows = [record(i, right(str(i + (i < 50))), step=i // 5) for i in range(100)]
     found = audited(write(tmp_path / "run.jsonl", rows))
-    assert "no problem in common" in found["comparisons"][0]["note"]
+    c = found["comparisons"][0]
+    assert c["split"]["gain"]["estimate"] == 1.0 and c["num_common"] == 0
+    assert "may be one of their difficulty" in found["sentences"][0]
     assert page.render(found)
+
+
+def test_an_unpaired_interval_is_welchs_but_for_its_degrees_of_freedom():
+    rng = np.random.default_rng(3)
+    sides = [rng.random(n) for n in (12, 30)]
+    tables = [gain.Means(np.ones(len(v), int), v, v, v * 0, v * 0, v * 0) for v in sides]
+    part = gain.split(*tables, paired=False)["gain"]
+    se = np.sqrt(sum(v.var(ddof=1) / len(v) for v in sides))
+    assert part.estimate == pytest.approx(sides[1].mean() - sides[0].mean())
+    assert (part.high - part.low) / 2 == pytest.approx(2.2009852 * se, rel=1e-6)
+
+
+def test_a_log_called_random_is_the_placebo_that_the_others_are_held_against(tmp_path):
+    path, other = before_and_after(tmp_path, num=6)
+    found = audit([Named("base", path), Named("random", path), Named("trained", other)])
+    pairs = [(c["before_name"], c["after_name"]) for c in found["comparisons"]]
+    assert pairs == [("base", "random"), ("base", "trained"), ("random", "trained")]
+    base, placebo = (found["comparisons"][i]["split"]["gain"]["estimate"] for i in (1, 2))
+    assert base == placebo, "this placebo is the base"
 
 
 def test_a_score_is_measured_against_our_verdict(tmp_path):

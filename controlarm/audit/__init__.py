@@ -20,7 +20,10 @@ from controlarm.audit.wording import sentences
 from controlarm.logs import Damage, Fields, open_log
 from controlarm.records import Problem
 
-SHOWN_PER_PROBLEM = 2
+ENOUGH = 20
+"""Problems that both ends of a log must share for a paired comparison; else each end has its own."""
+PLACEBO = "random"
+"""A log of this name is the placebo: the others' gain over it is told, too."""
 
 
 class Named(NamedTuple):
@@ -90,7 +93,7 @@ def audit(logs: Sequence[Named], fields: Fields | None = None, problems: Sequenc
 
 
 def _comparisons(logs: Sequence[Named], sides: Sequence[Side]) -> list[dict[str, Any]]:
-    """Base against each other log; of a single log its first steps against its last."""
+    """Base against each other log, the placebo against each treatment; of a single log its first steps against its last."""
     if len(sides) == 1:
         side = sides[0]
         first, last = window(side.samples)
@@ -99,22 +102,17 @@ def _comparisons(logs: Sequence[Named], sides: Sequence[Side]) -> list[dict[str,
         pair = side._replace(chosen=first), side._replace(chosen=last)
         steps = [np.unique(side.samples.step[chosen]).tolist() for chosen in (first, last)]
         names = [f"steps {s[0]} to {s[-1]}" if len(s) > 1 else f"step {s[0]}" for s in steps]
-        try:
-            return [
-                {"before_name": names[0], "after_name": names[1], "within": True}
-                | gain.compare(*pair)
-            ]
-        except ValueError:
-            return [
-                {
-                    "before_name": names[0], "after_name": names[1], "within": True, "num_common": 0,
-                    "note": "the first and the last tenth of the steps have no problem in common, so a gain between them may be one of easier problems",
-                }
-            ]  # fmt: skip
+        names = {"before_name": names[0], "after_name": names[1], "within": True}
+        common = gain.matched(*pair)[-1]
+        return [names | (gain.compare(*pair) if common >= ENOUGH else gain.unpaired(*pair))]
+    pairs = [(0, i) for i in range(1, len(logs))]
+    placebo = next((i for i, log in enumerate(logs) if i and log.name == PLACEBO), None)
+    if placebo is not None:
+        pairs += [(placebo, i) for i in range(1, len(logs)) if i != placebo]
     return [
-        {"before_name": logs[0].name, "after_name": log.name, "within": False}
-        | gain.compare(sides[0], side)
-        for log, side in zip(logs[1:], sides[1:], strict=True)
+        {"before_name": logs[a].name, "after_name": logs[b].name, "within": False}
+        | gain.compare(sides[a], sides[b])
+        for a, b in pairs
     ]
 
 

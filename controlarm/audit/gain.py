@@ -117,13 +117,22 @@ class Part(NamedTuple):
     high: float
 
 
-def jackknife(whole: Float[np.ndarray, " part"], left_out: Float[np.ndarray, "problem part"]) -> list[Part]:  # fmt: skip
-    """Estimates with t intervals from leaving out each problem in turn (Tukey 1958); for a mean it is the usual t interval."""
-    num = len(left_out)
-    if num < 2:
+def jackknife(
+    whole: Float[np.ndarray, " part"], left_out: Sequence[Float[np.ndarray, "_ _"]]
+) -> list[Part]:
+    """Estimates with t intervals from leaving out each problem in turn (Tukey 1958); for a mean it is the usual t interval.
+
+    Args:
+        whole: the estimates.
+        left_out: [problem, part] of each independent set of problems: their variances add, with the degrees of freedom of the smaller.
+    """
+    least = min(len(values) for values in left_out)
+    if least < 2:
         return [Part(float(v), float("nan"), float("nan")) for v in whole]
-    spread = np.square(left_out - left_out.mean(axis=0)).sum(axis=0)
-    half = stats.t.isf((1 - LEVEL) / 2, num - 1) * np.sqrt((num - 1) / num * spread)
+    variance = sum(
+        (len(v) - 1) / len(v) * np.square(v - v.mean(axis=0)).sum(axis=0) for v in left_out
+    )
+    half = stats.t.isf((1 - LEVEL) / 2, least - 1) * np.sqrt(variance)
     return [Part(float(v), float(v - h), float(v + h)) for v, h in zip(whole, half, strict=True)]
 
 
@@ -138,22 +147,28 @@ def _parts(before: Float[np.ndarray, " mean"], after: Float[np.ndarray, " mean"]
     return [gain, gain - lenient, split.share_effect, split.accuracy_effect, lenient]
 
 
-def split(before: Means, after: Means) -> dict[str, Part]:
+def split(before: Means, after: Means, paired: bool = True) -> dict[str, Part]:
     """Format, share shift and accuracy within strategy; they add up to the strict gain.
 
     Format is what the strict gain has beyond the lenient one: answers that were right before and are now where they were asked for. The lenient
-    gain is split after Kitagawa (``analysis.decomposition.kitagawa``), strategies told by the word "python".
+    gain is split after Kitagawa (``analysis.decomposition.kitagawa``), strategies told by the word "python". Unpaired sides have
+    problems of their own, and the variances of both add.
     """
     tables = [
         np.stack([m.strict, m.lenient, m.code, m.code_lenient], axis=1) for m in (before, after)
     ]
-    num = len(tables[0])
-    sums = [t.sum(axis=0) for t in tables]
-    whole = np.array(_parts(*(s / num for s in sums)))
-    if num < 2:
-        return dict(zip(SPLIT, jackknife(whole, np.empty((num, len(SPLIT)))), strict=True))
-    without = [(s - t) / (num - 1) for s, t in zip(sums, tables, strict=True)]
-    left_out = np.array([_parts(b, a) for b, a in zip(*without, strict=True)])
+    centres = [t.mean(axis=0) for t in tables]
+    whole = np.array(_parts(*centres))
+    without = [
+        (t.sum(axis=0) - t) / (len(t) - 1) if len(t) > 1 else np.empty((0, 4)) for t in tables
+    ]
+    if paired:
+        left_out = [np.array([_parts(b, a) for b, a in zip(*without, strict=True)])]
+    else:
+        left_out = [
+            np.array([_parts(b, centres[1]) for b in without[0]]),
+            np.array([_parts(centres[0], a) for a in without[1]]),
+        ]
     return dict(zip(SPLIT, jackknife(whole, left_out), strict=True))
 
 
@@ -234,6 +249,30 @@ def compare(before: Side, after: Side) -> dict[str, Any]:
         before, after, _within(rows_before, both), _within(rows_after, both), int(both.sum())
     )
     return found
+
+
+def unpaired(before: Side, after: Side) -> dict[str, Any]:
+    """The split of a gain between two sets of problems, as between the ends of a training log that asks each problem once.
+
+    Harder problems at one end look like a loss: what is told is how the log changed, not how a policy did.
+    """
+    tables = []
+    for side in (before, after):
+        numbers, rows = np.unique(side.samples.problem[side.chosen], return_inverse=True)
+        problem = np.full(len(side.samples), -1)
+        problem[side.chosen] = rows
+        table = means(side, problem, len(numbers))
+        tables.append(_take(table, table.num > 0))
+    found: dict[str, Any] = {"matched_by": None, "num_common": 0, "num_compared": 0}
+    if not all(len(t.num) for t in tables):
+        return found | {"note": "one end has no gold answer with a known verdict"}
+    return found | {
+        "num_compared": min(len(t.num) for t in tables),
+        "before": _accuracies(tables[0]),
+        "after": _accuracies(tables[1]),
+        "split": {n: p._asdict() for n, p in split(tables[0], tables[1], paired=False).items()},
+        "note": "the two ends have other problems: the change may be one of their difficulty",
+    }
 
 
 def _within(rows: Int[np.ndarray, " row"], chosen: Bool[np.ndarray, " problem"]) -> np.ndarray:

@@ -34,7 +34,10 @@ def _comparison(c: Entry) -> list[str]:
     said = [
         f"{where}: accuracy {change(parts['gain']['estimate'])} ({_interval(parts['gain'])}; {c['num_compared']:,} problems): "
         f"format {_points(parts['format'])}, shift between code and words {_points(parts['share'])}, accuracy within them {_points(parts['within'])} points."
+        + (f" But {c['note']}." if c.get("note") else "")
     ]
+    if "pass_at_k" not in c:
+        return said
     passed = c["pass_at_k"]
     most = passed["ks"][-1]
     if most > 1:
@@ -44,15 +47,19 @@ def _comparison(c: Entry) -> list[str]:
             "undetermined": "whether the curves cross is not decided",
         }[passed["crossover"]["outcome"]]
         last = passed["difference"]["estimate"][-1]
-        said.append(f"{where}: with {most} tries, problems solved {change(last)}; {words}.")
+        said.append(f"{where}: pass@{most} {change(last)}; {words}.")
     return said
 
 
 def _score(s: Entry) -> str:
-    share = s["share_high"]
+    rates, read = s["accuracy"], ""
+    if (theirs := rates.get("their_answers")) is not None:
+        read = f"{points(theirs)} % on the answers that the log read, "
+    calls = "calls" if s["num_levels"] == 2 else "is above the middle of its range for"
+    right = " right" if s["num_levels"] == 2 else ""
     return (
-        f"{s['name']}: the log's {s['score']} is high for {points(share)} % of completions; ours finds {points(s['accuracy']['strict'])} % strictly and "
-        f"{points(s['accuracy']['lenient'])} % leniently right; they differ on {s['num_different']:,}."
+        f"{s['name']}: the log's {s['score']} {calls} {points(s['share_high'])} % of completions{right}; ours finds right {read}"
+        f"{points(rates['lenient'])} % leniently, {points(rates['strict'])} % strictly; they differ on {s['num_different']:,}."
     )
 
 

@@ -83,7 +83,7 @@ def render(found: Entry) -> str:
         f"grader {found['audit']['grader']}",
         element("span", f"{number(damaged, 0)} damaged rows", class_="badge bad") if damaged else "no damaged row",
     ]  # fmt: skip
-    title = " against ".join(reversed(names[:2])) if len(names) > 1 else names[0]
+    title = f"{', '.join(names[1:])} against {names[0]}" if len(names) > 1 else names[0]
     header = element(
         "header",
         element("p", "Audit of logs", class_="over"),
@@ -106,33 +106,46 @@ def _between(c: Entry) -> str:
     return f"{c['before_name']} → {c['after_name']}"
 
 
+def _label(c: Entry, whole: Sequence[Entry]) -> str:
+    """The log after, and against what where not all are against one."""
+    one = len({other["before_name"] for other in whole}) == 1
+    return c["after_name"] if one else f"{c['after_name']} − {c['before_name']}"
+
+
 def _split(found: Entry, marks: dict[str, str]) -> Markup:
     whole = [c for c in found["comparisons"] if "split" in c]
-    without = [missing(_between(c), c["note"]) for c in found["comparisons"] if "split" not in c]
+    without = [missing(_between(c), c["note"]) for c in found["comparisons"] if c.get("note")]
+    paired = [c for c in whole if "partition" in c]
     if not whole:
         return join(without) or missing("No gain", "it takes two logs of the same problems, or one log over steps.")  # fmt: skip
     bars = [
-        Bar(c["after_name"], marks.get(c["after_name"], "a0"), points(c["split"]["gain"]["estimate"]),
+        Bar(_label(c, whole), marks.get(c["after_name"], "a0"), points(c["split"]["gain"]["estimate"]),
             tuple(c["split"][p]["estimate"] for p in PARTS))
         for c in whole
     ]  # fmt: skip
     cells = [
-        Bar(c["after_name"], marks.get(c["after_name"], "a0"), points(_change(c) / c["num_compared"]),
+        Bar(_label(c, whole), marks.get(c["after_name"], "a0"), points(_change(c) / c["num_compared"]),
             tuple(c["partition"][p]["change"] / c["num_compared"] for p in PATHS))
-        for c in whole
+        for c in paired
     ]  # fmt: skip
-    panels = [
-        stacked("split", "Strict gain", "Parts of the gain: " + "; ".join(f"{b.label} {b.words}" for b in bars), bars, list(PARTS), bars_domain(bars), "percentage points"),
-        stacked("cells", "Strategy before → after", "Problems gained per hundred: " + "; ".join(f"{b.label} {b.words}" for b in cells), cells, PATHS, bars_domain(cells), "problems gained per hundred"),
-    ]  # fmt: skip
+    parts = [
+        stacked(
+            "split",
+            "Strict gain",
+            _described("Parts of the gain", bars),
+            bars,
+            list(PARTS),
+            bars_domain(bars),
+            "percentage points",
+        )
+    ]
+    paths = [stacked("cells", "Strategy before → after", _described("Problems gained per hundred", cells), cells, PATHS, bars_domain(cells), "problems gained per hundred")]  # fmt: skip
     columns = [
         Column("From → to", _between, numeric=False),
         *(Column(name, lambda c, k=key: _part(c["split"][k]), meaning) for key, name, meaning in (
             ("gain", "Gain, strict", "boxed answers only; the sum of the next three"),
             *((k, v[0], v[1]) for k, v in PARTS.items()),
             ("gain_lenient", "Gain, lenient", "any final answer counts; shift + within"))),
-        Column("Problems", lambda c: number(c["num_compared"], 0)),
-        Column("In one log only", lambda c: f"{number(c.get('only_before'), 0)} / {number(c.get('only_after'), 0)}", "problems that cannot be compared: before / after"),
     ]  # fmt: skip
     accuracies = [
         Column("Log", lambda r: r["name"], numeric=False),
@@ -144,17 +157,47 @@ def _split(found: Entry, marks: dict[str, str]) -> Markup:
         Column("Completions", lambda r: number(r["num_samples"], 0)),
     ]
     on_common = [{"name": c[f"{side}_name"], **c[side]} for c in whole for side in ("before", "after")]  # fmt: skip
+    on_common = [r for i, r in enumerate(on_common) if r not in on_common[:i]]
     four = [
         Column("From → to", _between, numeric=False),
         *(Column(words, lambda c, k=key: _cell(c["partition"][k]), "right before → right after of how many problems (share of the whole gain)", numeric=False) for key, words in CELLS.items()),
     ]  # fmt: skip
     return join([
-        *without, _key(list(PARTS.values()), list(CELLS.values())),
-        figure(panels, "Left: the strict gain is format plus shift of shares plus accuracy within strategies. Right: every problem by how it was solved before → after. Intervals are over problems: they tell how well these policies are known, not what a further training run would do."),
+        *without, _key([name for name, _ in PARTS.values()]),
+        figure(parts, "The strict gain is what format gave, plus the shift of shares between code and words, plus accuracy within them."),
         table("Parts of the gain, points, with 95 % intervals over problems.", columns, whole),
         table("On the compared problems, each weighing the same.", accuracies, on_common),
-        folded("Numbers of the partition", table("Problems by strategy before → after.", four, whole)),
+        listing([_compared(c) for c in whole]),
+        *_cells(paths, four, paired),
+        element("p", "Intervals are over problems: they tell how well these policies are known on such problems, not what a further training run would do.", class_="note"),
     ])  # fmt: skip
+
+
+def _cells(
+    panels: Sequence[Markup], columns: Sequence[Column], paired: Sequence[Entry]
+) -> list[Markup]:
+    """The four-way partition, where problems are paired."""
+    heading = element("h3", "Which problems gained: by strategy before and after")
+    if not paired:
+        return [heading, missing("No partition", "it takes the same problems before and after.")]
+    return [
+        heading, _key(list(CELLS.values())),
+        figure(panels, "Every problem by how it was solved before → after, and how many more of them are right. A gain made in “words → code” is one by switching strategy."),
+        folded("Numbers of the partition", table("Problems by strategy before → after.", columns, paired)),
+    ]  # fmt: skip
+
+
+def _compared(c: Entry) -> str:
+    if c["matched_by"] is None:
+        return f"{_between(c)}: at least {c['num_compared']:,} problems at each end, not the same ones."
+    only = (
+        f"{c['only_before']:,} only before and {c['only_after']:,} only after, which are left out"
+    )
+    return f"{_between(c)}: {c['num_compared']:,} of {c['num_common']:,} common problems compared, matched by {c['matched_by']}; {only}."
+
+
+def _described(what: str, bars: Sequence[Bar]) -> str:
+    return f"{what}: " + "; ".join(f"{b.label} {b.words}" for b in bars)
 
 
 def _change(c: Entry) -> float:
@@ -174,10 +217,9 @@ def _cell(cell: Entry) -> str:
     return f"{shown[0]} → {shown[1]} of {shown[2]}" + (f" ({percent(share)} %)" if share is not None else "")  # fmt: skip
 
 
-def _key(parts: Sequence[tuple[str, str]], cells: Sequence[str]) -> Markup:
-    names = [f"{part[0]} · {cell}" for part, cell in zip([*parts, ("", "")], cells, strict=False)]
+def _key(names: Sequence[str]) -> Markup:
     return legend([
-        (name.removeprefix(" · "), element("rect", x=1, y=1, width=14, height=12, class_=f"p{i}"))
+        (name, element("rect", x=1, y=1, width=14, height=12, class_=f"p{i}"))
         for i, name in enumerate(names)
     ])  # fmt: skip
 
@@ -280,7 +322,7 @@ def _panel(ident: str, words: str, series: Sequence[Series], any_size: bool) -> 
         return []
     tick: Callable[[float], str] = (lambda v: significant(v)) if any_size else percent_tick
     safe = "".join(c if c.isalnum() else "-" for c in ident)[:60]
-    return [lines(f"curve-{safe}", words, f"{words} over steps", series, domain([*every, 0.0]), "step", tick)]  # fmt: skip
+    return [lines(f"curve-{safe}", words, f"{words} over steps", series, domain([*every, 0.0] if any_size else [*every, 0.0, 0.05]), "step", tick)]  # fmt: skip
 
 
 def _scores(found: Entry) -> Markup:
@@ -341,6 +383,9 @@ def _texts(found: Entry) -> Markup:
         Column("Lenient, %", lambda r: percent(r["lenient_accuracy"]), "mean over problems"),
         Column("Unknown", lambda r: number(r["unknown"], 0), "our grader gave up"),
         Column("No gold", lambda r: number(r["without_gold"], 0)),
+    ]  # fmt: skip
+    looks = [
+        Column("Log", lambda r: r["name"], numeric=False),
         Column("Boxed, %", lambda r: percent(r["boxed_share"])),
         Column("No answer, %", lambda r: percent(r["no_answer_share"])),
         Column("Code, %", lambda r: percent(r["code_share"]), "with the word “python”"),
@@ -353,7 +398,10 @@ def _texts(found: Entry) -> Markup:
         Column("Looping, %", lambda r: percent(r["looping_share"]), "rep-4 above one half"),
         Column("Distinct, %", lambda r: percent(r["distinct_share"]), "distinct texts of all"),
     ]  # fmt: skip
-    return table("Completions of each log.", columns, found["sides"])
+    return join([
+        table("Completions of each log and our verdicts.", columns, found["sides"]),
+        table("What their texts show by themselves.", looks, found["sides"]),
+    ])  # fmt: skip
 
 
 def _three(values: Sequence[Any] | None) -> str:
