@@ -403,6 +403,7 @@ def record(
 def audit(
     logs: Annotated[list[str], typer.Argument(metavar="[NAME=]LOG…", help="Files or folders; of several the base first. The name of an arm says that this control was run.", show_default=False)],
     to: Annotated[Path, typer.Option(help="Folder of the page and its numbers.")] = Path("audit"),
+    form: Annotated[Literal["box", "answer_tag"], typer.Option(help="Where the prompts want the answer; the strict verdict looks there.")] = "box",
     completion: Annotated[str | None, typer.Option(help="Field of the completion.", show_default="found")] = None,
     prompt: Annotated[str | None, typer.Option(help="Field of the problem or prompt.", show_default="found")] = None,
     answer: Annotated[str | None, typer.Option(help="Field of the right answer.", show_default="found")] = None,
@@ -426,6 +427,7 @@ def audit(
     Writes TO/audit.html and TO/audit.json.
     """
     from controlarm import audit as auditing
+    from controlarm import referee
     from controlarm.logs import Fields
     from controlarm.report import audit as page
 
@@ -434,7 +436,9 @@ def audit(
             completion=completion, prompt=prompt, gold=answer, id=id_, step=step, answer=extract,
             truncated=truncated, scores=tuple(score or ()),
         )  # fmt: skip
-        found = auditing.audit(auditing.named(logs), fields)
+        found = auditing.audit(
+            auditing.named(logs), fields, form=form, cache=referee.default_cache()
+        )
         for log in found["logs"]:
             _say(log["sentence"])
         _say()

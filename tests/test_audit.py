@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,17 @@ from typer.testing import CliRunner
 from controlarm.analysis.strategies import four_way
 from controlarm.audit import Named, audit, gain, named, samples, verdicts
 from controlarm.cli import app
+from controlarm.referee import Referee
 from controlarm.report import audit as page
 
 DATA = Path(os.environ.get("CONTROLARM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 SCRIPT = "<script>alert(1)</script>\u202e\x1b[31m</style>"
+
+
+@pytest.fixture(autouse=True)
+def cache_of_its_own(tmp_path_factory, monkeypatch):
+    """What the command keeps between processes lies with the tests."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
 
 
 def right(gold: str, code: bool = False) -> str:
@@ -131,7 +139,7 @@ def test_a_gain_that_is_all_shift_is_called_so(tmp_path):
 def test_with_one_sample_the_partition_is_the_papers(tmp_path):
     path, other = before_and_after(tmp_path, each=1)
     both = [samples.gather(samples_log) for samples_log in map(open_named, (path, other))]
-    judged = verdicts.judge(both)
+    judged = verdicts.judge(both).verdicts
     c = audited(path, other)["comparisons"][0]
     order = [np.argsort([int(s.prompts[p].split()[2]) for p in s.problem]) for s in both]
     sides = [
@@ -341,3 +349,53 @@ def test_the_audit_never_loads_torch(tmp_path):
     path, other = before_and_after(tmp_path, num=4)
     code = f"import sys; from controlarm.cli import app; app(['audit', {str(path)!r}, {str(other)!r}, '--to', {str(tmp_path / 'o')!r}], standalone_mode=False); sys.exit('torch' in sys.modules)"  # fmt: skip
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+RHO = [
+    DATA / "rho1" / f"rho-math-1b{kind}__minerva_math__test_{how}_-1_seed0_t0.0_s0_e-1.jsonl"
+    for kind, how in (("-v0.1", "cot"), ("-interpreter-v0.1", "tora"))
+]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not RHO[0].exists(), reason="CONTROLARM_DATA holds no outputs of rho-math")
+def test_published_accuracies_are_reproduced_and_every_difference_has_a_reason(monkeypatch):
+    # On a machine that is busy with something else a pair may need more than a quiet one's five seconds.
+    monkeypatch.setattr(verdicts, "Referee", partial(Referee, deadline=60.0))
+    found = audit([Named("cot", RHO[0]), Named("interpreter", RHO[1])])
+    for score, path, how in zip(found["scores"], RHO, ("cot", "tora"), strict=True):
+        published = json.loads(path.with_name(f"{path.stem}_{how}_metrics.json").read_text())["acc"]  # fmt: skip
+        assert 100 * score["share_high"] == pytest.approx(published)
+        assert 100 * score["accuracy"]["their_answers"] == pytest.approx(published, abs=1)
+        assert sum(score["reasons"].values()) == score["num_different"] == len(score["differences"])
+        assert set(score["reasons"]) <= {"extraction", "equality", "unknown"}
+    told = (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
+    assert all(sentence in told for sentence in found["sentences"][:3])
+    assert f"{round(500 * found['sides'][1]['boxed_share'])} of the 500 completions" in told
+    for name, count in (("cot", 16), ("interpreter", 5)):
+        rows = re.findall(rf"^\| {name} \| (\d+) \|", told, re.MULTILINE)
+        assert sum(map(int, rows)) == count
+
+
+def test_every_number_is_documented(tmp_path):
+    rows = [record(p, right(str(p)), step=s, reward=p % 2, pred="1", truncated=False, num_tokens=9) for s in range(4) for p in range(25)]  # fmt: skip
+    path = write(tmp_path / "a.jsonl", rows)
+    found = audit([Named("base", path), Named("random", path)])
+    pages = [Path(__file__).parents[1] / "docs" / name for name in ("audit.md", "metrics.md")]
+    told = set(re.findall(r"`(\w+)`", "".join(p.read_text(encoding="utf-8") for p in pages)))
+    verdicts_and_places = {
+        "right", "wrong", "no_answer", "box", "answer_tag", "phrase", "formula", "number", "line", "strict", "lenient", "reward", "k", "equality", "extraction",
+    }  # fmt: skip
+    assert set(numbers(found)) - told - verdicts_and_places == set()
+
+
+def numbers(part: object, key: str = ""):
+    """Keys that hold a number or a list of numbers."""
+    if isinstance(part, dict):
+        for name, value in part.items():
+            yield from numbers(value, name)
+    elif isinstance(part, list):
+        for value in part:
+            yield from numbers(value, key)
+    elif isinstance(part, int | float) and not isinstance(part, bool):
+        yield key

@@ -1,5 +1,7 @@
 """The audit of what TRL itself wrote: its real trainer, on a released organism. Needs the extra ``trl``."""
 
+# pyright: reportPrivateImportUsage=false
+
 import warnings
 
 import pytest

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from controlarm import detectors
+from controlarm import detectors, grading
 from controlarm.analysis.folder import VERDICTS
 from controlarm.audit import gain, hints, scores, texts, unrun, verdicts
 from controlarm.audit.gain import Side
@@ -53,29 +53,39 @@ def named(given: Sequence[str]) -> list[Named]:
     return found
 
 
-def audit(logs: Sequence[Named], fields: Fields | None = None, problems: Sequence[Problem] = ()) -> dict[str, Any]:  # fmt: skip
+def audit(
+    logs: Sequence[Named], fields: Fields | None = None, problems: Sequence[Problem] = (),
+    form: grading.Form = "box", cache: Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Read, judge and compare.
 
     Args:
         logs: the base first; one alone is compared with itself over its steps, if it has any.
         fields: which fields hold what, where names do not tell.
         problems: golds for logs that hold none, found by the problem's text within the prompt.
+        form: where the prompts want the answer, which is where the strict verdict looks.
+        cache: file in which the referee keeps its verdicts; None: memory only.
 
     Raises:
         ValueError: a log is none, or two logs have no problem in common.
     """
-    gathered = [gather(open_log(log.path, fields)) for log in logs]
+    gathered = [gather(open_log(log.path, fields), form) for log in logs]
     for samples in gathered:
         if not len(samples):
             raise ValueError(_nothing_usable(samples))
         if problems:
             _lend_golds(samples, problems)
-    judged = verdicts.judge(gathered)
-    sides = [Side(s, v, np.ones(len(s), dtype=bool)) for s, v in zip(gathered, judged, strict=True)]
+    judged = verdicts.judge(gathered, cache)
+    sides = [
+        Side(s, v, np.ones(len(s), dtype=bool))
+        for s, v in zip(gathered, judged.verdicts, strict=True)
+    ]
     found: dict[str, Any] = {
         "audit": {
             "kind": "comparison" if len(logs) > 1 else "log", "names": [log.name for log in logs],
-            "grader": verdicts.VERSION, "detectors": detectors.VERSION,
+            "form": form, "grader": verdicts.VERSION, "num_pairs": judged.num_pairs,
+            "second_opinion": {"num_drawn": judged.opinion.num_drawn, "num_judged": judged.opinion.num_judged, "num_different": len(judged.opinion.differ)},
+             "detectors": detectors.VERSION,
         },
         "logs": [_read(log.name, samples) for log, samples in zip(logs, gathered, strict=True)],
         "damaged": [d for log, s in zip(logs, gathered, strict=True) for d in _damage(log.name, s)],

@@ -165,8 +165,8 @@ def _number(key: bytes) -> int:
     return int.from_bytes(key[:8], "big")
 
 
-def gather(log: Log) -> Samples:
-    """Read a log once, from its first row to its last."""
+def gather(log: Log, form: grading.Form = "box") -> Samples:
+    """Read a log once, from its first row to its last; ``form``: where the prompts want the answer."""
     problems, answers, golds = _Names(), _Names(), _Names()
     prompts: list[str | None] = []
     ids: list[str | None] = []
@@ -202,7 +202,7 @@ def gather(log: Log) -> Samples:
         key = _hash(one.text)
         index = texts.setdefault(key, len(texts))
         if index == len(looks):
-            looks.append(_look(one.text, answers))
+            looks.append(_look(one.text, form, answers))
             tails.append(one.text[-TAIL:])
             close.offer(_number(key), row, one.text)
         occurrence = seen[number, index] = seen.get((number, index), -1) + 1
@@ -256,8 +256,8 @@ def _keep(
     kept[number] = (order, row, text[:SHOWN])
 
 
-def _look(text: str, answers: _Names) -> Looks:
-    boxed, answer, how = grading.extract(text)
+def _look(text: str, form: grading.Form, answers: _Names) -> Looks:
+    boxed, answer, how = grading.extract(text, form)
     stated = _STATED.search(text)
     last = text.rstrip()[-1:]
     strict, lenient = (
