@@ -615,6 +615,111 @@ def _of_card(card: Mapping[str, Any] | None, row: str, column: str) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
+# problems
+
+problems_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(
+    problems_app,
+    name="problems",
+    help="Problem sets: which there are, whether every gold answer of one grades right, and a copy of one.\n\n"
+    "Example: controlarm problems check gsm8k\n\nWrites nothing, but for export.",
+)
+
+
+@problems_app.command(name="list")
+def list_problems() -> None:
+    """Print the sets that are known by name, with size, licence and what is peculiar about their answers.
+
+    Example: controlarm problems list
+
+    Writes nothing.
+    """
+    from controlarm.problems import sets
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("set", "problems", "licence", "from", "answers"):
+        table.add_column(
+            column, justify="right" if column == "problems" else "left", no_wrap=column != "answers"
+        )
+    for name, card in sets.CARDS.items():
+        table.add_row(name, str(card.num_problems), card.licence, card.origin, card.quirks)
+    table.add_row(
+        "random_calculation:N",
+        "1000",
+        "generated",
+        "arXiv:2507.10532",
+        "rationals; N operations, 1 to 20",
+    )
+    Console().print(table)
+    _say("or NAME=FILE, that set from a local file; or a path to .jsonl, .json or .parquet")
+
+
+@problems_app.command(name="check")
+def check_problems(
+    spec: Annotated[str, typer.Argument(metavar="SET", help="A set's name, NAME=FILE, random_calculation:N, or a path.")],
+) -> None:  # fmt: skip
+    """Read a set and see whether every gold answer grades right, which a reward on it needs.
+
+    Also its size and checksum against the card's, if it has one.
+
+    Example: controlarm problems check gsm8k
+
+    Example: controlarm problems check math500=math500.json
+
+    Writes nothing. Exit status 1 when a gold answer does not grade right.
+    """
+    with _answering(ValueError):
+        from controlarm import referee
+        from controlarm.problems import sets
+
+        found = sets.read(spec)
+        with referee.Referee(referee.default_cache()) as judge:
+            grades = judge.grade([(f"\\boxed{{{p.answer}}}", p.answer) for p in found.problems])
+    card = found.card
+    size = (
+        f" (the card: {card.num_problems})"
+        if card and card.num_problems != len(found.problems)
+        else ""
+    )
+    _say(f"{spec}: {len(found.problems)} problems{size}")
+    known = (
+        "" if card is None else ", the card has none" if card.sha256 is None else ", as on the card"
+    )
+    if card and card.sha256 not in (None, found.checksum):
+        known = f"; the card's copy: {card.sha256}, so texts or answers differ from it"
+    _say(f"sha256 {found.checksum}{known}")
+    fallen = [p for p, grade in zip(found.problems, grades, strict=True) if grade.strict != "right"]
+    for problem in fallen[:10]:
+        _say(f"  {problem.id}: gold {problem.answer} does not grade right in a box")
+    _say(
+        f"{len(found.problems) - len(fallen)} of {len(found.problems)} gold answers grade right ({referee.VERSION})"
+    )
+    if fallen:
+        raise typer.Exit(1)
+
+
+@problems_app.command(name="export")
+def export_problems(
+    spec: Annotated[str, typer.Argument(metavar="SET", help="A set's name, NAME=FILE, random_calculation:N, or a path.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE.jsonl", help="Where one problem a line goes.")],
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, chosen by their ids.", show_default="all")] = None,
+) -> None:  # fmt: skip
+    """Write a set as JSONL: id, problem, answer, with golds as they are graded.
+
+    Example: controlarm problems export random_calculation:5 clean.jsonl --limit 200
+
+    Writes FILE.jsonl, which must not be there.
+    """
+    with _answering(ValueError):
+        from controlarm.problems import sets
+
+        if out.exists():
+            raise ValueError(f"{out}: is there already; delete it, or choose another file")
+        found = sets.load(spec, limit)
+        sets.export(found, out)
+    _say(f"{out}: {len(found)} problems of {spec}")
+
+
 # contamination
 
 
