@@ -8,6 +8,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
     Olmo2Config,
     Olmo2ForCausalLM,
     PreTrainedTokenizerFast,
@@ -29,7 +31,9 @@ ARCHITECTURES = {
     "qwen2": (Qwen2Config, Qwen2ForCausalLM),
     "llama": (LlamaConfig, LlamaForCausalLM),
     "olmo2": (Olmo2Config, Olmo2ForCausalLM),
+    "mistral": (MistralConfig, MistralForCausalLM),
 }
+"""The last looks back 16 tokens only, so its cache is of another kind."""
 
 TEXTS = [
     "What is $\\frac{1}{2}+1$? The answer is \\boxed{3}.",
@@ -79,6 +83,7 @@ def tiny(name: str, folder: Path, chat: bool = True) -> Path:
         eos_token_id=words.eos_token_id,
         pad_token_id=words.pad_token_id,
         bos_token_id=None,
+        **({"sliding_window": 16} if name == "mistral" else {}),
     )
     model = model_class(config)
     with torch.no_grad():

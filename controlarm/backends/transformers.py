@@ -7,6 +7,9 @@ float32; in bfloat16 a percent or so, after which the sample is another one with
 
 Prompts are padded on the left and read once however many samples they have. Rows that end leave the batch, and when half of it is
 free the next requests join, their keys and values padded to the others' length; what all rows have only as padding is cut off.
+
+Keys and values stand in room that grows by a quarter, since transformers' own cache copies all of them for every token. Its static cache has a fixed
+shape, which rows could not join, and its continuous batching draws by a global stream.
 """
 
 import hashlib
@@ -24,6 +27,9 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from controlarm.backends import Completion, Request, Sampling, uniforms
 from controlarm.prompts import TemplateError
+
+SPARE = 1 / 8
+"""Share of the rows that may have ended before the batch is packed again: packing copies all keys and values."""
 
 CHUNK = 1 << 20
 """Bytes of a file that are hashed at once."""
@@ -66,6 +72,44 @@ class _Row:
     ended: bool = False
     text: str | None = None
     """Once a stop string has come."""
+    gone: bool = False
+    """Its completion was handed out; it waits to be packed away."""
+
+
+class RoomyLayer(DynamicLayer):
+    """Keys and values with room behind them, so that most tokens are written in place."""
+
+    room: tuple[Tensor, Tensor]
+    """What ``keys`` and ``values`` are the beginnings of."""
+
+    @classmethod
+    def of(cls, keys: Tensor, values: Tensor) -> "RoomyLayer":
+        """A layer that holds these; the first update makes room."""
+        layer = cls()
+        layer.lazy_initialization(keys, values)
+        layer.keys, layer.values = layer.room = keys, values
+        return layer
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any  # noqa: ANN401  as theirs
+    ) -> tuple[Tensor, Tensor]:  # fmt: skip
+        """Append; what was there stays where it is if there is room."""
+        held = self.keys.shape[-2]
+        length = held + key_states.shape[-2]
+        if length > self.room[0].shape[-2]:
+            places = length + max(16, length // 4)
+            self.room = _with_room(self.keys, places), _with_room(self.values, places)
+        self.room[0][:, :, held:length] = key_states
+        self.room[1][:, :, held:length] = value_states
+        self.keys, self.values = (room[:, :, :length] for room in self.room)
+        return self.keys, self.values
+
+
+def _with_room(tensor: Tensor, places: int) -> Tensor:
+    rows, heads, held, width = tensor.shape
+    room = tensor.new_empty(rows, heads, places, width)
+    room[:, :, :held] = tensor
+    return room
 
 
 class TransformersBackend:
@@ -160,10 +204,10 @@ class TransformersBackend:
         stops = tuple(stop for stop in sampling.stop if self._single(stop) is None)
         waiting = list(zip(requests, encoded, strict=True))[::-1]
         flight = _Flight(self, sampling, ends, stops)
-        while waiting or flight.rows:
+        while waiting or flight.num_live:
             try:
-                if waiting and len(flight.rows) <= batch // 2 and flight.can_join:
-                    room = min(batch - len(flight.rows), len(waiting))
+                if waiting and flight.num_live <= batch // 2 and flight.can_join:
+                    room = min(batch - flight.num_live, len(waiting))
                     flight.join([waiting.pop() for _ in range(room)])
                 else:
                     flight.step()
@@ -216,8 +260,12 @@ class _Flight:
         """All layers keep plain keys and values, so that caches can be joined and cut."""
 
     @property
+    def num_live(self) -> int:
+        return sum(not row.gone for row in self.rows)
+
+    @property
     def can_join(self) -> bool:
-        return not self.rows or self.plain
+        return self.plain or not self.num_live
 
     def join(self, wanted: Sequence[tuple[Request, list[int]]]) -> None:
         """Read the prompts of new rows, and set them beside the others."""
@@ -252,7 +300,10 @@ class _Flight:
             )
             for request, tokens in wanted
         ]
+        self.pack()
         self.plain = all(type(layer) is DynamicLayer for layer in cache.layers)
+        if self.plain:
+            cache.layers = [RoomyLayer.of(layer.keys, layer.values) for layer in cache.layers]
         if not self.rows:
             self.rows, self.cache, self.mask, self.logits = rows, cache, mask, logits
         else:
@@ -261,13 +312,13 @@ class _Flight:
 
     def _beside(self, rows: list[_Row], cache: Any, mask: Tensor, logits: Tensor) -> None:  # noqa: ANN401
         length = max(self.mask.shape[1], mask.shape[1])
-        for ours, theirs in zip(self.cache.layers, cache.layers, strict=True):
-            ours.keys = torch.cat(
-                [_lengthened(ours.keys, length), _lengthened(theirs.keys, length)]
+        self.cache.layers = [
+            RoomyLayer.of(
+                torch.cat([_lengthened(ours.keys, length), _lengthened(theirs.keys, length)]),
+                torch.cat([_lengthened(ours.values, length), _lengthened(theirs.values, length)]),
             )
-            ours.values = torch.cat(
-                [_lengthened(ours.values, length), _lengthened(theirs.values, length)]
-            )
+            for ours, theirs in zip(self.cache.layers, cache.layers, strict=True)
+        ]
         both = [torch.nn.functional.pad(m, (length - m.shape[1], 0)) for m in (self.mask, mask)]
         self.mask = torch.cat(both)
         self.logits = torch.cat([self.logits, logits])
@@ -295,11 +346,17 @@ class _Flight:
     def _draw(self, which: range) -> None:
         """Draw the next token of some rows, from the logits that are there."""
         logits = self.logits[which.start : which.stop]
-        draws = torch.stack([self.rows[i].draws[len(self.rows[i].tokens)] for i in which])
+        # A row that is gone draws its last number again, and nobody looks.
+        last = self.sampling.max_tokens - 1
+        draws = torch.stack(
+            [self.rows[i].draws[min(len(self.rows[i].tokens), last)] for i in which]
+        )
         tokens = draw(logits, draws.to(logits.device), self.sampling)
         logprobs = torch.log_softmax(logits, -1).gather(-1, tokens[:, None])[:, 0]
         for i, token, logprob in zip(which, tokens.tolist(), logprobs.tolist(), strict=True):
             row = self.rows[i]
+            if row.gone:
+                continue
             if logprob != logprob:
                 raise ValueError(
                     f"problem {row.request.problem_id}: the model's logits are not numbers after {len(row.tokens)} tokens; "
@@ -321,29 +378,35 @@ class _Flight:
                 row.text, row.ended = whole[: min(places)], True
 
     def leave(self) -> Iterator[tuple[Request, Completion]]:
-        """Give up the rows that have ended."""
+        """Hand out the completions of rows that have ended; pack the batch when many have."""
         limit = self.sampling.max_tokens
-        done = [row.ended or len(row.tokens) == limit for row in self.rows]
-        if not any(done):
-            return
-        for row, gone in zip(self.rows, done, strict=True):
-            if gone:
+        for row in self.rows:
+            if not row.gone and (row.ended or len(row.tokens) == limit):
+                row.gone = True
                 yield row.request, self._completion(row)
-        kept = [i for i, gone in enumerate(done) if not gone]
+        if len(self.rows) - self.num_live > SPARE * len(self.rows):
+            self.pack()
+
+    def pack(self) -> None:
+        """Keep the rows in flight only, and of these no place that is padding in all."""
+        kept = [i for i, row in enumerate(self.rows) if not row.gone]
+        if len(kept) == len(self.rows):
+            return
         self.rows = [self.rows[i] for i in kept]
         if not kept:
             self.cache = None
             return
         select = torch.tensor(kept, device=self.backend.device)
-        self.cache.batch_select_indices(select)
         self.mask, self.logits = self.mask[select], self.logits[select]
-        if self.plain:
-            unused = int(self.mask.any(0).int().argmax())
-            if unused:
-                self.mask = self.mask[:, unused:]
-                for layer in self.cache.layers:
-                    layer.keys = layer.keys[..., unused:, :]
-                    layer.values = layer.values[..., unused:, :]
+        if not self.plain:
+            self.cache.batch_select_indices(select)
+            return
+        unused = int(self.mask.any(0).int().argmax())
+        self.mask = self.mask[:, unused:]
+        self.cache.layers = [
+            RoomyLayer.of(layer.keys[select, :, unused:], layer.values[select, :, unused:])
+            for layer in self.cache.layers
+        ]
 
     def _completion(self, row: _Row) -> Completion:
         ended_by_token = row.ended and row.text is None
