@@ -37,7 +37,9 @@ from controlarm.progress import Progress, duration, filling, watching
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
 
 if TYPE_CHECKING:
-    from controlarm.backends import Backend
+    import pyarrow as pa
+
+    from controlarm.backends.transformers import TransformersBackend
     from controlarm.organisms.pretrain import Organism, Pretraining
     from controlarm.trial import Prepared
 
@@ -725,37 +727,125 @@ def export_problems(
 
 @app.command()
 def contamination(
-    family: Annotated[str, typer.Argument(metavar="FAMILY", help="The organism's family.")],
-    seed: Annotated[int, typer.Option(min=0, help="Its pretraining seed.")] = 1,
-    problems: Annotated[int, typer.Option(min=2, help="The first so many held-out problems that trials are evaluated on.")] = 256,
+    model: Annotated[str, typer.Argument(metavar="FAMILY|MODEL", help="An organism's family; with --problems a causal LM, a folder or a name on the hub.")],
+    problems: Annotated[str | None, typer.Option(metavar="SET", help="The problem set that a causal LM is asked about.", show_default="an organism's own")] = None,
+    clean: Annotated[str | None, typer.Option(metavar="SET", help="A set that the causal LM cannot have read, beside it.", show_default="none")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="The first so many problems.", show_default="all; of an organism's, 256")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="An organism's pretraining seed.")] = 1,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest continuation of a causal LM.")] = 512,
+    batch: Annotated[int | None, typer.Option(min=1, help="Continuations in flight at once.", show_default="32, on a GPU 256")] = None,
     out: Annotated[Path | None, typer.Option(metavar="FILE.parquet", help="Where one row a problem goes.", show_default="nowhere")] = None,
 ) -> None:  # fmt: skip
     """Ask what a model knew of the benchmark beforehand.
 
-    Each problem against a clean twin, which stands in no corpus: how well the model completes and answers a prompt that
-    is cut off, and how familiar the text is. What holds of originals and not of twins is what is left for memory.
+    How it completes and answers problems that are cut off at 80, 60 and 40 %, and how familiar their text is. An organism's
+    problems each have a clean twin that stands in no corpus. For a causal LM name a clean set, or its rates stand alone.
 
     Example: controlarm contamination coder
 
-    Example: controlarm contamination talker --seed 2 --problems 64 --out talker.parquet
+    Example: controlarm contamination talker --seed 2 --limit 64 --out talker.parquet
+
+    Example: controlarm contamination Qwen/Qwen2.5-Math-7B --problems math500 --clean aime25
 
     Writes nothing but FILE.parquet, if it is named.
     """
-    with _answering():
-        from controlarm import contamination as auditing
-        from controlarm.organisms import released
+    with _answering(ValueError):
+        if out and out.exists():
+            raise ProtocolError(f"{out}: is there already; delete it, or choose another --out")
+        if problems is None and clean is not None:
+            raise ProtocolError(
+                "--clean: stands beside --problems; an organism's clean twins are its own"
+            )
+        if problems is None:
+            table = _audit_organism(model, seed, limit or 256)
+        else:
+            table = _audit_model(model, problems, clean, limit, max_tokens, batch)
+        if out:
+            files.write_table(out, table)
+            _say(f"wrote {out}")
+
+
+def _audit_organism(family: str, seed: int, count: int) -> "pa.Table":
+    from controlarm import contamination as auditing
+    from controlarm.organisms import released
+
+    if count > auditing.MOST_PROBLEMS:
+        raise ProtocolError(
+            f"--limit: {count} is more than have twins; ask for {auditing.MOST_PROBLEMS} at most"
+        )
+    weights, facts, shape = released.load(family, seed)
+    leaks = auditing.known_leaks(facts)
+    table = auditing.audit(weights, auditing.benchmark(count), leaks, shape)
+    _tell_contamination(f"{family} p{seed}", judging.findings(table))
+    return table
+
+
+def _audit_model(
+    model: str, spec: str, clean: str | None, limit: int | None, max_tokens: int, batch: int | None
+) -> "pa.Table":
+    from controlarm import benchmark
+    from controlarm.analysis import familiarity as knowing
+
+    name, chosen = benchmark.load(spec, limit)
+    beside = benchmark.load(clean, limit)[1] if clean else []
+    loaded = _load_model(model)
+    from controlarm import familiarity
+
+    table = familiarity.audit(loaded, chosen, beside, max_tokens, _batch(batch, loaded))
+    found = knowing.findings(table)
+    sizes = ", ".join(f"{count} {part}" for part, count in found.num_problems.items())
+    _say(
+        f"{model} on {name}: problems: {sizes}; {found.num_unscored} without a score of their text"
+    )
+    _say()
+    _print_cells(("part of the problem", "benchmark", "clean"), knowing.rate_cells(found))
+    _say()
+    _print_cells(("how familiar", "benchmark", "clean", "AUROC"), knowing.score_cells(found))
+    _say()
+    _say("greedy, no template; cut between tokens; in brackets 95 % intervals over problems")
+    _say(knowing.verdict(model, found))
+    return table
+
+
+@app.command()
+def perplexity(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A causal LM: a folder, or a name on the hub.")],
+    texts: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL: text, and if it has one the prompt before it.")],
+    out: Annotated[Path | None, typer.Option(metavar="OUT.parquet", help="Where one row a text goes.", show_default="nowhere")] = None,
+) -> None:  # fmt: skip
+    """Score given texts under a model.
+
+    exp(-mean log-probability) of each text's tokens, whoever wrote it: outputs of a trained model under its base that are
+    not surprising were there before.
+
+    Example: controlarm perplexity Qwen/Qwen2.5-Math-7B outputs.jsonl
+
+    Writes nothing but OUT.parquet, if it is named.
+    """
+    with _answering(ValueError):
+        from controlarm.analysis import coverage
 
         if out and out.exists():
             raise ProtocolError(f"{out}: is there already; delete it, or choose another --out")
-        if problems > auditing.MOST_PROBLEMS:
-            raise ProtocolError(
-                f"--problems: {problems} is more than have twins; ask for {auditing.MOST_PROBLEMS} at most"
+        loaded = _load_model(model)
+        from controlarm import familiarity
+
+        table = familiarity.surprise(loaded, familiarity.read_texts(texts))
+        scored = table.filter(table["logprob"].is_valid())
+        values = coverage.perplexity(scored["logprob"].to_numpy(), scored["num_tokens"].to_numpy())
+        spread = coverage.spread(values)
+        tokens, total = sum(scored["num_tokens"].to_pylist()), sum(scored["logprob"].to_pylist())
+        _say(
+            f"{model} ({loaded.revision[:19]}): {len(table)} texts, {len(table) - len(scored)} not scored (too long, or nothing to score)"
+        )
+        if tokens:
+            _say(
+                f"  of all {tokens:,} tokens: {math.exp(-total / tokens):.4f}, mean log-probability {total / tokens:.4f}"
             )
-        with _answering(ValueError):
-            weights, facts, shape = released.load(family, seed)
-        leaks = auditing.known_leaks(facts)
-        table = auditing.audit(weights, auditing.benchmark(problems), leaks, shape)
-        _tell_contamination(f"{family} p{seed}", judging.findings(table))
+            quantiles = [
+                f"{q:.4f}" for q in (spread.q05, spread.q25, spread.median, spread.q75, spread.q95)
+            ]
+            _say(f"  over texts, 5, 25, 50, 75, 95 %: {', '.join(quantiles)}")
         if out:
             files.write_table(out, table)
             _say(f"wrote {out}")
@@ -826,7 +916,7 @@ def evaluate(
         name, chosen = benchmark.load(problems, limit)
         loaded = _load_model(model)
         folder = out or Path("evaluations") / (Path(model).name or "model")
-        size = batch or (256 if "cpu" not in loaded.environment else 32)
+        size = _batch(batch, loaded)
         console = Console()
         with store.writing(folder):
             for each in prompts.TEMPLATES if prompt == "all" else [prompt]:
@@ -845,7 +935,11 @@ def evaluate(
         _tell_scores(folder, benchmark.version())
 
 
-def _load_model(model: str) -> "Backend":
+def _batch(asked: int | None, loaded: "TransformersBackend") -> int:
+    return asked or (32 if loaded.device == "cpu" else 256)
+
+
+def _load_model(model: str) -> "TransformersBackend":
     try:
         from controlarm.backends.transformers import TransformersBackend
     except ImportError as error:

@@ -362,7 +362,7 @@ def audit(*words):
 
 def test_the_command_prints_every_measure_and_a_verdict_and_writes_what_it_is_told(tmp_path):
     out = tmp_path / "talker.parquet"
-    said = audit("talker", "--seed", 2, "--problems", 6, "--out", out)
+    said = audit("talker", "--seed", 2, "--limit", 6, "--out", out)
     assert said.exit_code == 0, said.output
     table = files.read_table(out, c.SCHEMA.names)
     found = judging.findings(table)
@@ -376,7 +376,7 @@ def test_the_command_prints_every_measure_and_a_verdict_and_writes_what_it_is_to
 def test_the_command_reads_organisms_of_the_users_own(tmp_path, monkeypatch, talker):
     monkeypatch.setattr(catalogue, "OWN", tmp_path)
     checkpoints.write(tmp_path / "mine-p7.safetensors", talker, {})
-    said = audit("mine", "--seed", 7, "--problems", 4)
+    said = audit("mine", "--seed", 7, "--limit", 4)
     assert said.exit_code == 0 and "nobody knows how many of them" in said.output
 
 
@@ -385,9 +385,9 @@ def test_a_users_mistake_is_one_paragraph(tmp_path):
     there.write_bytes(b"")
     for words, expected in (
         (("tolker",), "there is no organism 'tolker' with pretraining seed 1"),
-        (("talker", "--problems", 1001), "--problems: 1001 is more than have twins"),
+        (("talker", "--limit", 1001), "--limit: 1001 is more than have twins"),
         (("talker", "--out", there), "is there already"),
-        (("talker", "--problems", 1), "greater than or equal to 2"),
+        (("talker", "--limit", 1), "greater than or equal to 2"),
     ):
         said = audit(*words)
         assert said.exit_code == 2 and expected in " ".join(said.output.split())
