@@ -6,15 +6,17 @@ finished is that of a random part of the set.
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from controlarm import detectors, grading, prompts, seeds, store
+from controlarm import referee as referees
 from controlarm.backends import Backend, Completion, Request, Sampling
 from controlarm.prompts import Template
-from controlarm.records import Problem
+from controlarm.records import Grade, Problem
+from controlarm.referee import Referee
 from controlarm.store import Condition
 
 
@@ -67,6 +69,7 @@ def fill(
     backend: Backend,
     folder: Path,
     batch: int,
+    referee: Referee,
     tell: Callable[[Advance], None] = lambda _: None,
 ) -> Path:
     """Bring a condition to ``plan.num_samples`` of every problem, graded; returns its folder. The caller holds the store's lock.
@@ -91,8 +94,9 @@ def fill(
     ]
     planned = len(order) * plan.num_samples
     tally = _Tally(condition, planned, planned - len(missing))
+    met = wrong_classes(place)
     for path in store.ungraded(place, version()):
-        grade(path, condition)
+        grade(path, condition, referee, met)
     for path in store.parts(place):
         tally.add(path, set(by_id), plan.num_samples)
     tell(tally.advance())
@@ -103,7 +107,7 @@ def fill(
 
     def keep() -> None:
         path = store.append(place, finished)
-        grade(path, condition)
+        grade(path, condition, referee, met)
         tally.done, tally.made = tally.done + len(finished), tally.made + len(finished)
         tally.add(path, set(by_id), plan.num_samples)
         finished.clear()
@@ -198,48 +202,105 @@ class _Tally:
 
 def version() -> str:
     """Of all that says something of a completion: grades of another version are not mixed with these."""
-    return f"{grading.VERSION}_{detectors.VERSION}"
+    return f"{referees.VERSION}_{detectors.VERSION}"
 
 
-def grade(part: Path, condition: Condition) -> None:
-    """Grade one part of samples and keep it."""
+Classes = dict[str, list[str]]
+"""Problem → names of the classes of wrong answers that were met so far, in order."""
+
+
+def grade(part: Path, condition: Condition, referee: Referee, met: Classes) -> None:
+    """Grade one part of samples and keep it; ``met`` is of the condition's other parts, and grows."""
     rows = store.read_part(part, ["problem_id", "sample", "gold", "text"]).to_pylist()
     form: grading.Form = condition.template["form"]
-    graded = []
-    for row in rows:
-        said = grading.grade(row["text"], row["gold"], form=form)
-        graded.append(
-            {
-                "problem_id": row["problem_id"],
-                "sample": row["sample"],
-                "strict": said.strict,
-                "lenient": said.lenient,
-                "boxed": said.boxed,
-                "answer": said.answer,
-                "how": said.how,
-                "answer_class": None if said.boxed is None else grading.normalise(said.boxed),
-                "has_python": detectors.has_python(row["text"]),
-                "code_parses": detectors.code_parses(row["text"]),
-            }
-        )
+    grades = referee.grade([(row["text"], row["gold"]) for row in rows], form)
+    classes = _classes(rows, grades, met, referee)
+    graded = [
+        {
+            "problem_id": row["problem_id"],
+            "sample": row["sample"],
+            "strict": said.strict,
+            "lenient": said.lenient,
+            "boxed": said.boxed,
+            "answer": said.answer,
+            "how": said.how,
+            "answer_class": answer_class,
+            "has_python": detectors.has_python(row["text"]),
+            "code_parses": detectors.code_parses(row["text"]),
+        }
+        for row, said, answer_class in zip(rows, grades, classes, strict=True)
+    ]
     store.write_grades(part, version(), graded)
 
 
-def regrade(folder: Path, tell: Callable[[int, int], None] = lambda *_: None) -> int:
+def wrong_classes(place: Path) -> Classes:
+    """Those of all parts of a condition that this version has graded."""
+    met: Classes = {}
+    for path in store.parts(place):
+        if store.grade_path(path, version()).exists():
+            for row in store.read_grades(path, version()).to_pylist():
+                names = met.setdefault(row["problem_id"], [])
+                if row["strict"] == "wrong" and row["answer_class"] not in names:
+                    names.append(row["answer_class"])
+    return met
+
+
+def _classes(
+    rows: Sequence[Mapping[str, Any]],
+    grades: Sequence[Grade],
+    met: Classes,
+    referee: Referee,
+) -> list[str | None]:
+    """Each strict answer's equivalence class: the gold answer's where it is right, else that of the first wrong answer it equals.
+
+    A name once given stays, so that classes agree over all parts of a condition. An answer of unknown verdict is a class of its own.
+    """
+    wrong: dict[str, list[str]] = {}
+    for row, said in zip(rows, grades, strict=True):
+        if said.strict == "wrong" and said.boxed is not None:
+            wrong.setdefault(row["problem_id"], []).append(said.boxed)
+    # All at once, so that the referee's workers share them.
+    forms = {p: sorted({*met.get(p, ()), *new}, key=lambda a: (len(a), a)) for p, new in wrong.items()}  # fmt: skip
+    referee.decide((a, b) for each in forms.values() for i, b in enumerate(each) for a in each[:i])
+    names: dict[tuple[str, str], str] = {}
+    for problem, new in wrong.items():
+        members = [*met.get(problem, ()), *new]
+        named: dict[str, str] = {}
+        for answer, its_class in zip(members, referee.classes(members), strict=True):
+            names[problem, answer] = named.setdefault(its_class, answer)
+        met[problem] = list(dict.fromkeys([*met.get(problem, ()), *named.values()]))
+    found: list[str | None] = []
+    for row, said in zip(rows, grades, strict=True):
+        match said.strict:
+            case "right":
+                found.append(row["gold"])
+            case "wrong" if said.boxed is not None:
+                found.append(names[row["problem_id"], said.boxed])
+            case _:
+                found.append(said.boxed)
+    return found
+
+
+def regrade(
+    folder: Path, referee: Referee, tell: Callable[[int, int], None] = lambda *_: None
+) -> int:
     """Grade what the present version has not graded, in every condition; the number of completions. Nothing is generated.
 
     The caller holds the store's lock.
     """
-    todo = [
-        (path, condition)
+    todo = {
+        place: (condition, store.ungraded(place, version()))
         for place, condition in store.conditions(folder).items()
-        for path in store.ungraded(place, version())
-    ]
-    count = 0
-    for number, (path, condition) in enumerate(todo, start=1):
-        grade(path, condition)
-        count += store.read_part(path, ["sample"]).num_rows
-        tell(number, len(todo))
+    }
+    planned = sum(len(paths) for _, paths in todo.values())
+    count = done = 0
+    for place, (condition, paths) in todo.items():
+        met = wrong_classes(place)
+        for path in paths:
+            grade(path, condition, referee, met)
+            count += store.read_part(path, ["sample"]).num_rows
+            done += 1
+            tell(done, planned)
     return count
 
 

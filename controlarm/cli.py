@@ -910,6 +910,7 @@ def evaluate(
     stopped = "stopped; what is in the store is kept, and the same command continues"
     with _answering(ValueError, stopped=stopped):
         from controlarm import benchmark, prompts, store
+        from controlarm.referee import Referee, default_cache
 
         if prompt != "all":
             _known("--prompt", [prompt], list(prompts.TEMPLATES), "controlarm")
@@ -918,7 +919,7 @@ def evaluate(
         folder = out or Path("evaluations") / (Path(model).name or "model")
         size = _batch(batch, loaded)
         console = Console()
-        with store.writing(folder):
+        with store.writing(folder), Referee(default_cache()) as referee:
             for each in prompts.TEMPLATES if prompt == "all" else [prompt]:
                 plan = benchmark.Plan(
                     name=name, problems=chosen, prompt=each, template=prompts.TEMPLATES[each], temperature=temperature,
@@ -927,7 +928,7 @@ def evaluate(
                 try:
                     for part in [plan.greedy(), *([plan] if samples else [])]:
                         with filling(console) as tell:
-                            benchmark.fill(part, loaded, folder, size, tell)
+                            benchmark.fill(part, loaded, folder, size, referee, tell)
                 except prompts.TemplateError as error:
                     if prompt != "all":
                         raise
@@ -990,10 +991,11 @@ def regrade(folder: StoreFolder) -> None:
     """
     with _answering(ValueError, stopped="stopped; the same command continues"):
         from controlarm import benchmark, store
+        from controlarm.referee import Referee, default_cache
 
         store.conditions(folder)
-        with store.writing(folder):
-            count = benchmark.regrade(folder)
+        with store.writing(folder), Referee(default_cache()) as referee:
+            count = benchmark.regrade(folder, referee)
         _say(f"{count} completions graded by {benchmark.version()}")
         _tell_scores(folder, benchmark.version())
 

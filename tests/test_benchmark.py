@@ -7,16 +7,20 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner, Result
 
 from controlarm import benchmark, files, prompts, store
 from controlarm.analysis import scores
-from controlarm.backends import Request, Sampling, uniforms
+from controlarm.backends import Completion, Request, Sampling, uniforms
 from controlarm.cli import app
 from controlarm.files import BusyError, DamagedFileError
+from controlarm.records import Problem
+from controlarm.referee import Referee
 
 transformers = pytest.importorskip("transformers")
 
@@ -24,6 +28,11 @@ from controlarm.backends.transformers import TransformersBackend, draw, revision
 from tests import tiny_models  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.fixture(scope="session")
@@ -56,8 +65,8 @@ def plan(held: Path, samples: int = 4, **changes) -> benchmark.Plan:
 
 
 def filled(plan, backend, folder, batch=8) -> Path:
-    with store.writing(folder):
-        return benchmark.fill(plan, backend, folder, batch)
+    with store.writing(folder), Referee(workers=1) as referee:
+        return benchmark.fill(plan, backend, folder, batch, referee)
 
 
 def texts(place: Path) -> dict[tuple[str, int], str]:
@@ -174,8 +183,8 @@ def test_a_store_is_topped_up_with_the_new_samples_only(coder, held, tmp_path):
     few = filled(plan(held, 2), coder, tmp_path / "grown")
     before = {path: path.read_bytes() for path in store.parts(few)}
     heard = []
-    with store.writing(tmp_path / "grown"):
-        more = benchmark.fill(plan(held, 6), coder, tmp_path / "grown", 8, heard.append)
+    with store.writing(tmp_path / "grown"), Referee(workers=1) as referee:
+        more = benchmark.fill(plan(held, 6), coder, tmp_path / "grown", 8, referee, heard.append)
     assert more == few and texts(more) == whole
     assert all(path.read_bytes() == content for path, content in before.items())
     assert heard[0].done == 24 and heard[-1].made == 48
@@ -289,10 +298,52 @@ def test_regrading_needs_no_model_and_keeps_what_was_said_before(
         scores.ScoreError, match="not graded in full by stricter; run controlarm regrade"
     ):
         scores.read(place, condition, "stricter")
-    assert benchmark.regrade(tmp_path) == 24
-    assert benchmark.regrade(tmp_path) == 0
+    with Referee(workers=1) as referee:
+        assert benchmark.regrade(tmp_path, referee) == 24
+        assert benchmark.regrade(tmp_path, referee) == 0
     assert scores.scores(scores.read(place, condition, "stricter")) == before
     assert scores.scores(scores.read(place, condition, old)) == before
+
+
+SAID = {
+    "half": ("\\frac{1}{2}", ["0.5", "\\frac12", "\\frac{2}{4}", "\\frac{3}{4}", "0.75", "2", "9^{9^{9^9}}", None]),
+    "sum": ("x+1", ["1+x", "x+2", "2+x", "(x+2)", "x", "", "x + 1", "x+1"]),
+}  # fmt: skip
+"""Problem → gold, and what its samples put in the box."""
+
+
+class Parrot:
+    """Says what it was given: a backend without a model."""
+
+    model, revision, name, environment = "parrot", "r", "by heart", "none"
+    chat: prompts.Chat | None = None
+
+    def complete(self, requests, sampling, batch):
+        for request in requests:
+            answer = SAID[request.problem_id][1][request.sample]
+            text = "I do not know" if answer is None else f"So \\boxed{{{answer}}}."
+            yield request, Completion(text, 1, 2, False, None)
+
+
+def test_answers_are_classed_by_value_over_all_parts(tmp_path):
+    problems = [Problem(id=name, text=name, answer=gold) for name, (gold, _) in SAID.items()]
+    values: dict[str, Any] = dict(
+        name="said", problems=problems, prompt="none", template=prompts.TEMPLATES["none"], temperature=1.0, top_p=1.0, max_tokens=9,
+        seed=1,
+    )  # fmt: skip
+    with Referee(workers=1) as referee:
+        for samples in (3, 5, 8):  # a class that a part has named goes on in the next
+            place = benchmark.fill(
+                benchmark.Plan(**values, num_samples=samples), Parrot(), tmp_path, 4, referee
+            )
+    graded = scores.read(place, store.conditions(tmp_path)[place])
+    half, total = graded.answer_class.tolist()
+    assert half[:3] == ["\\frac{1}{2}"] * 3 and half[3] == half[4] and half[3] != half[5]
+    assert graded.strict["unknown"][0].tolist() == [False] * 6 + [True, False]
+    assert half[7] is None and graded.strict["no_answer"][0, 7]
+    assert total[0] == total[6] == total[7] == "x+1"
+    assert total[1] == total[2] == total[3] != total[4]
+    assert np.isnan(graded.logprob).all() and np.isnan(scores.scores(graded).mean_logprob)
 
 
 # The command line.

@@ -76,7 +76,7 @@ def test_organisms_are_judged_as_by_the_audit_of_their_own(rote, sets):
 
 
 def test_a_cut_is_a_prefix_whatever_the_characters_are(qwen):
-    text = "Wie groß ist 3 × 4? → «∑ 👩‍👩‍👧»"
+    text = "Größe: 3 × 4? → «∑ 👩‍👩‍👧»"
     for percent in (80, 60, 40, 1):
         made = familiarity.cut(qwen, text, percent)
         assert made.beginning and made.beginning + made.rest == text

@@ -71,11 +71,16 @@ def test_only_a_chat_template_brings_special_tokens():
 
 
 def test_examples_are_right_and_hold_the_box_that_is_asked_for():
-    for part in TEMPLATES["few_shot"].frame.split("\n\nProblem:")[:-1]:
-        assert grading.last_box(part)
-    assert grading.last_box(TEMPLATES["few_shot"].frame) == "(x-3)(x+3)"
-    stop = TEMPLATES["few_shot"].stop[0]
-    assert stop in TEMPLATES["few_shot"].frame
+    frame, (stop,) = TEMPLATES["few_shot"].frame, TEMPLATES["few_shot"].stop
+    assert frame
+    *examples, asked = frame.split(stop)
+    assert [grading.last_box(part) for part in examples] == [
+        "19",
+        "7",
+        "\\frac{1}{3}",
+        "(x-3)(x+3)",
+    ]
+    assert grading.last_box(asked) is None
 
 
 def test_an_answer_behind_the_openings_is_found():

@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
 from jaxtyping import Float
 
 from controlarm.analysis.contamination import PERCENTS, Auroc, auroc
@@ -47,7 +46,7 @@ def _columns(table: pa.Table) -> dict[str, Float[np.ndarray, " problem"]]:
 def findings(table: pa.Table) -> Familiarity:
     """Everything that is said of one model, from the table that ``controlarm contamination MODEL --problems … --out`` writes."""
     parts: Mapping[str, dict[str, Float[np.ndarray, " problem"]]] = {
-        part: _columns(table.filter(pyarrow.compute.equal(table["part"], part)))
+        part: _columns(table.filter(np.array(table["part"].to_pylist()) == part))
         for part in dict.fromkeys(table["part"].to_pylist())
     }
 

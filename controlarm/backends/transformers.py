@@ -79,6 +79,8 @@ class _Row:
 class RoomyLayer(DynamicLayer):
     """Keys and values with room behind them, so that most tokens are written in place."""
 
+    keys: Tensor
+    values: Tensor
     room: tuple[Tensor, Tensor]
     """What ``keys`` and ``values`` are the beginnings of."""
 
@@ -280,7 +282,7 @@ class _Flight:
         mask = torch.tensor(
             [[0] * (length - len(p)) + [1] * len(p) for p in distinct], device=device
         )
-        cache = DynamicCache(config=self.backend.network.config)
+        cache: Any = DynamicCache(config=self.backend.network.config)
         logits = self._forward(tokens, mask, cache)
         select = torch.tensor(index, device=device)
         cache.batch_select_indices(select)
