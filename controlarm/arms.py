@@ -3,7 +3,8 @@
 A reward is a pure function of what its row declares that it reads, and is called with nothing else; so a placebo cannot
 see the text, and nothing but ground truth's kin can see the answer. Coins are keyed by (training seed, reward,
 replicate, problem, step, sample): they depend on neither the order of the arms nor their names, and two replicates
-differ. Arms of the same reward and replicate toss the same coins.
+differ. Arms of the same reward and replicate toss the same coins. text_coin has the text in the key instead of step and
+sample, for trainers that say neither: another arm, and no placebo.
 
 Answers are compared by a `Judge`: exactly, as the organisms' arithmetic wants it, or by whatever equality the trial or
 the trainer hands over. Where that cannot say, the sample failed; it is never paid a silent 0.
@@ -128,6 +129,14 @@ def random(coin: float, gamma: float = 0.5) -> float:
     return float(coin < gamma)
 
 
+def text_coin(text: str, coin: float, gamma: float = 0.5) -> float:
+    """1 with probability gamma by a coin that is the text's own: the same completion of a problem is always paid alike.
+
+    So it teaches arbitrary texts, and no more the less a model repeats itself.
+    """
+    return float(coin < gamma)
+
+
 def shuffled(truths: Sequence[float], coins: Sequence[float]) -> list[float]:
     """The group's ground-truth rewards in a uniformly random order, fixed points allowed.
 
@@ -220,6 +229,8 @@ class Row:
     required: frozenset[str] = frozenset()
     label: Literal["majority", "incorrect"] | None = None
     """Which pseudo-label is handed over."""
+    coin: Literal["sample", "text"] = "sample"
+    """What a coin belongs to: a sample of a step, or a text of a problem."""
     judged: bool = False
     """The reward looks for the answer in its place, so it is given the judge."""
 
@@ -300,8 +311,10 @@ class Arm:
         return Payment(rewards, failures)
 
     def _coins(self, group: GroupView) -> list[float]:
-        path = group.seed, self.reward, self.replicate, group.problem_id, group.step
-        return [seeds.uniform(*path, sample) for sample in group.samples]
+        path = group.seed, self.reward, self.replicate, group.problem_id
+        if ARMS[self.reward].coin == "text":
+            return [seeds.uniform(*path, text) for text in group.texts]
+        return [seeds.uniform(*path, group.step, sample) for sample in group.samples]
 
 
 def build(
@@ -528,6 +541,10 @@ ARMS: dict[str, Row] = {
     "random": Row(
         function=random, pays="a keyed coin says so, with probability gamma (0.5)",
         content_free=True, settings=frozenset({"replicate", "gamma"}),
+    ),
+    "text_coin": Row(
+        function=text_coin, pays="a coin fixed to the text says so, with probability gamma (0.5)", reads=TEXT,
+        settings=frozenset({"replicate", "gamma"}), coin="text",
     ),
     "shuffled": Row(
         function=shuffled, pays="its place in a random order of the group's ground-truth rewards does",

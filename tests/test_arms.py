@@ -28,6 +28,7 @@ EXAMPLES: dict[str, ArmTable] = {
     "incorrect": ArmTable(),
     "format": ArmTable(),
     "random": ArmTable(gamma=0.3),
+    "text_coin": ArmTable(gamma=0.3),
     "shuffled": ArmTable(),
     "one_shot": ArmTable(problem="p"),
     "python": ArmTable(),
@@ -420,7 +421,10 @@ def coins_of(built: Arm, **where) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize("reward", [r for r, row in ARMS.items() if "replicate" in row.settings])
+@pytest.mark.parametrize(
+    "reward",
+    [r for r, row in ARMS.items() if "replicate" in row.settings and row.coin == "sample"],
+)
 def test_coins_are_keyed_by_seed_replicate_problem_step_and_sample_and_by_nothing_else(reward):
     table = EXAMPLES[reward]
     settings = {key: getattr(table, key) for key in table.model_fields_set}
@@ -449,6 +453,18 @@ def test_each_reward_tosses_its_own_coins_by_the_documented_key():
         != arm("flipped", p=0.5).pay(texts)
         != arm("noisy", p=1.0).pay(texts)
     )
+
+
+def test_a_text_coin_is_the_texts_own_whatever_step_and_sample_and_pays_at_its_rate():
+    texts = [f"text {i}" for i in range(2000)]
+    paid = arm("text_coin", gamma=0.3).pay(view(*texts))
+    assert paid == [float(seeds.uniform(1, "text_coin", 0, "p", text) < 0.3) for text in texts]
+    assert paid == arm("text_coin", gamma=0.3).pay(view(*texts, step=9, samples=[7] * 2000))
+    for other in (dict(seed=2), dict(problem_id="q")):
+        assert paid != arm("text_coin", gamma=0.3).pay(view(*texts, **other))
+    assert paid != arm("text_coin", gamma=0.3, replicate=1).pay(view(*texts))
+    assert stats.binomtest(int(sum(paid)), 2000, 0.3).pvalue > 0.001
+    assert not ARMS["text_coin"].content_free
 
 
 # Custom rewards.
