@@ -9,7 +9,7 @@ import pytest
 
 from controlarm import arms, labels, seeds
 from controlarm.arms import ARMS
-from controlarm.rewards.scoring import WINDOW, RewardsFailed, Scorer, read_labels
+from controlarm.rewards.scoring import RewardsFailed, Scorer, read_labels
 
 RIGHT, WRONG = r"so \boxed{366}", r"so \boxed{356}"
 SETTINGS = {
@@ -103,6 +103,14 @@ def test_a_problem_without_a_label_fails_but_a_base_model_without_an_answer_pays
     )
 
 
+def test_the_referee_judges_by_default():
+    made = Scorer("ground_truth")
+    assert made.score(r"\boxed{\frac{1}{2}}", "p", "0.5")[:4] == (1, 1, 0, 0)
+    tower = made.score(r"\boxed{9^{9^{9^9}}}", "p", "0.5")
+    assert tower[:4] == (0, 0, 1, 1) and "cannot say" in str(tower.failure)
+    assert scorer("ground_truth").score(r"\boxed{\frac{1}{2}}", "p", "0.5")[:2] == (0, 0)
+
+
 def unsure(gold: str, answer: str) -> bool | None:
     return None if answer == "?" else gold == answer
 
@@ -117,17 +125,18 @@ def test_an_answer_that_nobody_can_judge_is_unknown_and_fails_only_the_arms_that
 
 def test_failures_are_told_counted_and_stop_everything_above_the_share(monkeypatch, caplog):
     monkeypatch.setattr("controlarm.rewards.scoring._referee", lambda: unsure)
-    made = Scorer("ground_truth", max_failed_share=0.02)
+    monkeypatch.setattr("controlarm.rewards.scoring.WINDOW", 100)
+    made = Scorer("ground_truth", max_failed_share=0.2)
     with caplog.at_level(logging.WARNING):
         for _ in range(20):
             assert made.score(r"\boxed{?}", "p", "366").failed
     assert len(caplog.records) == 10 and "paid 0 and counted" in caplog.text
-    with pytest.raises(RewardsFailed, match="21 of the last 21 rewards failed, of 1000 at most 2%"):
+    with pytest.raises(RewardsFailed, match="21 of the last 21 rewards failed, of 100 at most 20%"):
         made.score(r"\boxed{?}", "p", "366")
-    for _ in range(WINDOW):
+    for _ in range(100):
         made.score(RIGHT, "p", "366")
     assert made.score(r"\boxed{?}", "p", "366").failed  # those of long ago are forgiven
-    assert (made.num_scored, made.num_failed) == (1022, 22)
+    assert (made.num_scored, made.num_failed) == (122, 22)
     with pytest.raises(RewardsFailed):
         Scorer("ground_truth", max_failed_share=0).score(r"\boxed{?}", "p", "366")
 

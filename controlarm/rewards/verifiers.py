@@ -5,14 +5,14 @@ the sample in a coin's key: coins are independent of text and truth, of workers 
 toss them again. A repeated run names its rollouts anew, so its coins are others, too.
 """
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from controlarm.arms import RewardError
 from controlarm.rewards.scoring import RewardsFailed, Score, Scorer
 
 
-def reward(arm: str, **settings: Any) -> Callable[..., Awaitable[float]]:  # noqa: ANN401
+def reward(arm: str, **settings: Any) -> Callable[..., Coroutine[Any, Any, float]]:  # noqa: ANN401
     """A reward of a task: plugged by its path into ``taskset.task.rewards``, or called by a method under ``@vf.reward``.
 
     The task's data has ``id`` and ``answer``. The truth is recorded beside the reward as the trace's metrics ``acc``, ``unknown``
