@@ -5,7 +5,6 @@ finished is that of a random part of the set.
 """
 
 import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -302,23 +301,3 @@ def regrade(
             done += 1
             tell(done, planned)
     return count
-
-
-def load(spec: str, limit: int | None) -> tuple[str, list[Problem]]:
-    """Name and problems of a JSONL file with the fields id (optional), problem and answer.
-
-    Raises:
-        ValueError: it is not such a file.
-    """
-    path = Path(spec)
-    found = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()[:limit], start=1):
-        try:
-            row = json.loads(line)
-            text, answer = str(row["problem"]), str(row["answer"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(
-                f"{path}, line {number}: not an object with the fields problem and answer ({error})"
-            ) from None
-        found.append(Problem(id=str(row.get("id", number)), text=text, answer=answer))
-    return path.stem, found

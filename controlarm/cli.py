@@ -39,6 +39,7 @@ from controlarm.protocol import Protocol, ProtocolError, RunSpec
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from controlarm.backends import Backend
     from controlarm.backends.transformers import TransformersBackend
     from controlarm.organisms.pretrain import Organism, Pretraining
     from controlarm.trial import Prepared
@@ -783,19 +784,20 @@ def _audit_organism(family: str, seed: int, count: int) -> "pa.Table":
 def _audit_model(
     model: str, spec: str, clean: str | None, limit: int | None, max_tokens: int, batch: int | None
 ) -> "pa.Table":
-    from controlarm import benchmark
     from controlarm.analysis import familiarity as knowing
+    from controlarm.problems import sets
 
-    name, chosen = benchmark.load(spec, limit)
-    beside = benchmark.load(clean, limit)[1] if clean else []
-    loaded = _load_model(model)
+    chosen = sets.read(spec, limit)
+    beside = sets.load(clean, limit) if clean else []
+    loaded = _load_transformers(model)
     from controlarm import familiarity
 
-    table = familiarity.audit(loaded, chosen, beside, max_tokens, _batch(batch, loaded))
+    size = batch or (32 if loaded.device == "cpu" else 256)
+    table = familiarity.audit(loaded, chosen.problems, beside, max_tokens, size)
     found = knowing.findings(table)
     sizes = ", ".join(f"{count} {part}" for part, count in found.num_problems.items())
     _say(
-        f"{model} on {name}: problems: {sizes}; {found.num_unscored} without a score of their text"
+        f"{model} on {chosen.name}: problems: {sizes}; {found.num_unscored} without a score of their text"
     )
     _say()
     _print_cells(("part of the problem", "benchmark", "clean"), knowing.rate_cells(found))
@@ -827,7 +829,7 @@ def perplexity(
 
         if out and out.exists():
             raise ProtocolError(f"{out}: is there already; delete it, or choose another --out")
-        loaded = _load_model(model)
+        loaded = _load_transformers(model)
         from controlarm import familiarity
 
         table = familiarity.surprise(loaded, familiarity.read_texts(texts))
@@ -893,8 +895,9 @@ def evaluate(
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion; what is longer is truncated, and counted.")] = 3072,
     seed: Annotated[int, typer.Option(min=0, help="Of the draws.")] = 1,
     out: Annotated[Path | None, typer.Option(metavar="STORE", help="Where samples are kept.", show_default="evaluations/<model>")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many problems.", show_default="all")] = None,
-    batch: Annotated[int | None, typer.Option(min=1, help="Completions in flight at once; changes no sample but by float noise.", show_default="32, on a GPU 256")] = None,
+    backend: Annotated[Literal["transformers", "vllm"], typer.Option(help="Who generates; the two draw different samples.")] = "transformers",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many problems, the same ones each time.", show_default="all")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Completions in flight at once; changes no sample but by float noise.", show_default="32, on a GPU 256, in vLLM 2048")] = None,
 ) -> None:  # fmt: skip
     """Measure a model on a benchmark.
 
@@ -914,15 +917,19 @@ def evaluate(
 
         if prompt != "all":
             _known("--prompt", [prompt], list(prompts.TEMPLATES), "controlarm")
-        name, chosen = benchmark.load(problems, limit)
-        loaded = _load_model(model)
+        from controlarm.problems import sets
+
+        chosen = sets.read(problems, limit)
+        loaded = _load_model(model, backend)
         folder = out or Path("evaluations") / (Path(model).name or "model")
-        size = _batch(batch, loaded)
+        size = batch or (
+            32 if loaded.environment.endswith("cpu") else 2048 if backend == "vllm" else 256
+        )
         console = Console()
         with store.writing(folder), Referee(default_cache()) as referee:
             for each in prompts.TEMPLATES if prompt == "all" else [prompt]:
                 plan = benchmark.Plan(
-                    name=name, problems=chosen, prompt=each, template=prompts.TEMPLATES[each], temperature=temperature,
+                    name=chosen.name, problems=chosen.problems, prompt=each, template=prompts.TEMPLATES[each], temperature=temperature,
                     top_p=top_p, max_tokens=max_tokens, seed=seed, num_samples=samples,
                 )  # fmt: skip
                 try:
@@ -936,11 +943,19 @@ def evaluate(
         _tell_scores(folder, benchmark.version())
 
 
-def _batch(asked: int | None, loaded: "TransformersBackend") -> int:
-    return asked or (32 if loaded.device == "cpu" else 256)
+def _load_model(model: str, backend: str) -> "Backend":
+    if backend == "transformers":
+        return _load_transformers(model)
+    try:
+        from controlarm.backends.vllm import VllmBackend
+    except ImportError as error:
+        raise ValueError(
+            f"--backend vllm: {error.name} is not installed; install vllm as its documentation says, or leave --backend out"
+        ) from error
+    return VllmBackend(model)
 
 
-def _load_model(model: str) -> "TransformersBackend":
+def _load_transformers(model: str) -> "TransformersBackend":
     try:
         from controlarm.backends.transformers import TransformersBackend
     except ImportError as error:

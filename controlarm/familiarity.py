@@ -45,9 +45,9 @@ class Cut(NamedTuple):
 
 def cut(backend: TransformersBackend, text: str, percent: int) -> Cut:
     """The first so many percent of a text's tokens, rounded down; one token at least."""
-    tokens = backend.tokenizer(text, add_special_tokens=False)["input_ids"]
+    tokens = backend.words.tokens(text, special=False)
     for count in range(max(1, kept(tokens, percent)), 0, -1):
-        beginning = backend.text(tokens[:count])
+        beginning = backend.words.text(tokens[:count])
         # Part of a character's bytes is no text yet, and decodes to something else.
         if text.startswith(beginning):
             return Cut(beginning, text[len(beginning) :])
@@ -142,11 +142,11 @@ def token_scores(backend: TransformersBackend, texts: Sequence[Text]) -> list[To
     """
     encoded = []
     for one in texts:
-        first = backend.tokenizer(one.prompt)["input_ids"] if one.prompt else []
-        rest = backend.tokenizer(one.text, add_special_tokens=not one.prompt)["input_ids"]
+        first = backend.words.tokens(one.prompt, special=True) if one.prompt else []
+        rest = backend.words.tokens(one.text, special=not one.prompt)
         begun = len(first) or _own_tokens(backend, rest) or 1
         encoded.append((first + rest, begun))
-    limit = getattr(backend.network.config, "max_position_embeddings", None) or 1 << 62
+    limit = backend.words.context or 1 << 62
     found: list[TokenScores | None] = [None] * len(texts)
     fits = [i for i, (ids, begun) in enumerate(encoded) if begun < len(ids) <= limit]
     vocab = backend.network.config.vocab_size
@@ -161,7 +161,7 @@ def token_scores(backend: TransformersBackend, texts: Sequence[Text]) -> list[To
             longest = max(longest, length)
             group.append(waiting.pop())
         ids = [encoded[i][0] for i in group]
-        tokens = torch.tensor([[*t, *[backend.pad_id] * (longest - len(t))] for t in ids])
+        tokens = torch.tensor([[*t, *[backend.words.pad_id] * (longest - len(t))] for t in ids])
         mask = torch.tensor([[1] * len(t) + [0] * (longest - len(t)) for t in ids])
         logits = backend.network(
             input_ids=tokens.to(backend.device), attention_mask=mask.to(backend.device)
@@ -174,8 +174,8 @@ def token_scores(backend: TransformersBackend, texts: Sequence[Text]) -> list[To
 
 def _own_tokens(backend: TransformersBackend, ids: Sequence[int]) -> int:
     """How many tokens the tokenizer put before a text."""
-    special = set(backend.tokenizer.all_special_ids)
-    return int(bool(ids) and ids[0] in special and ids[0] == backend.tokenizer.bos_token_id)
+    special = set(backend.words.tokenizer.all_special_ids)
+    return int(bool(ids) and ids[0] in special and ids[0] == backend.words.tokenizer.bos_token_id)
 
 
 def _scores(logits: torch.Tensor, tokens: torch.Tensor, begun: int) -> TokenScores:

@@ -14,6 +14,7 @@ A part appears whole or not at all, so a command that is killed loses what it ha
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -98,7 +99,8 @@ class Condition:
 
     @property
     def folder(self) -> str:
-        return f"{self.problems}-{self.prompt}-{self.digest[:8]}"
+        name = re.sub(r"[^\w.+-]", "_", self.problems)
+        return f"{name}-{self.prompt}-{self.digest[:8]}"
 
     @property
     def greedy(self) -> bool:

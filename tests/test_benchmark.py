@@ -19,12 +19,14 @@ from controlarm.analysis import scores
 from controlarm.backends import Completion, Request, Sampling, uniforms
 from controlarm.cli import app
 from controlarm.files import BusyError, DamagedFileError
+from controlarm.problems import sets
 from controlarm.records import Problem
 from controlarm.referee import Referee
 
 transformers = pytest.importorskip("transformers")
 
-from controlarm.backends.transformers import TransformersBackend, draw, revision_of  # noqa: E402
+from controlarm.backends.transformers import TransformersBackend, draw  # noqa: E402
+from controlarm.backends.words import revision_of  # noqa: E402
 from tests import tiny_models  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -56,7 +58,7 @@ def tiny(request, folder):
 
 
 def plan(held: Path, samples: int = 4, **changes) -> benchmark.Plan:
-    name, problems = benchmark.load(str(held), changes.pop("limit", None))
+    name, problems, *_ = sets.read(str(held), changes.pop("limit", None))
     values = {
         "name": name, "problems": problems, "prompt": "line", "template": prompts.TEMPLATES["line"],
         "temperature": 1.0, "top_p": 1.0, "max_tokens": 40, "seed": 1, "num_samples": samples,
@@ -112,19 +114,19 @@ def test_neither_the_batch_nor_the_order_nor_the_neighbours_change_a_sample(tiny
 def test_greedy_is_what_transformers_generates(tiny):
     made = answers(tiny, asked(PROMPTS, 1), Sampling(0.0, 1.0, 12, 0), 4)
     for i, text in enumerate(PROMPTS):
-        tokens = tiny.tokenizer(text, return_tensors="pt")
+        tokens = tiny.words.tokenizer(text, return_tensors="pt")
         theirs = tiny.network.generate(**tokens, max_new_tokens=12, do_sample=False)
         ids = theirs[0, tokens["input_ids"].shape[1] :]
-        assert made[f"p{i}", 0].text == tiny.tokenizer.decode(ids, skip_special_tokens=True)
+        assert made[f"p{i}", 0].text == tiny.words.tokenizer.decode(ids, skip_special_tokens=True)
 
 
 def test_the_logprob_is_that_of_one_pass_over_the_whole_text(tiny):
     made = answers(tiny, asked(PROMPTS, 2), Sampling(0.7, 0.9, 10, 1), 3)
     for i, text in enumerate(PROMPTS):
-        prompt = tiny.tokenizer(text)["input_ids"]
+        prompt = tiny.words.tokenizer(text)["input_ids"]
         one = made[f"p{i}", 1]
-        said = tiny.tokenizer(one.text, add_special_tokens=False)["input_ids"]
-        if tiny.text(said) != one.text or len(said) != one.num_tokens:
+        said = tiny.words.tokenizer(one.text, add_special_tokens=False)["input_ids"]
+        if tiny.words.text(said) != one.text or len(said) != one.num_tokens:
             continue  # another way to cut the same text into tokens
         logits = tiny.network(input_ids=torch.tensor([prompt + said])).logits[0].float()
         logp = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1]
@@ -164,8 +166,8 @@ def test_a_stop_string_ends_a_completion_and_stays_in_it(tiny):
 
 
 def test_what_the_chat_template_puts_behind_an_answer_ends_a_completion(tiny):
-    end = tiny.tokenizer.convert_tokens_to_ids("<|im_end|>")
-    assert tiny.end_ids == {tiny.tokenizer.eos_token_id, end}
+    end = tiny.words.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert tiny.words.end_ids == {tiny.words.tokenizer.eos_token_id, end}
 
 
 def test_a_prompt_beyond_the_context_is_refused_with_the_number_that_fits(tiny):
@@ -263,10 +265,10 @@ def test_a_damaged_part_is_named_with_its_remedy_and_the_remedy_works(coder, hel
     assert texts(place) == whole
 
 
-def test_a_store_is_for_one_model_one_wording_and_one_gold(coder, tiny, held, tmp_path):
-    filled(plan(held, 1, limit=2), coder, tmp_path)
+def test_a_store_is_for_one_model_one_wording_and_one_gold(coder, held, tmp_path):
+    filled(plan(held, 1), coder, tmp_path)
     with pytest.raises(ValueError, match="one store is for one model"):
-        filled(plan(held, 1, limit=2), tiny, tmp_path)
+        filled(plan(held, 1), Parrot(), tmp_path)
     rows = [json.loads(line) for line in held.read_text().splitlines()[:2]]
     for change, said in (({"answer": "-1"}, "had the gold answer"), ({"problem": "Ann has 1"}, "asked in other words")):  # fmt: skip
         other = tmp_path / said / "held.jsonl"
@@ -378,6 +380,7 @@ def test_mistakes_on_the_command_line_are_answered(coder, held, tmp_path):
         (("evaluate", coder.model, "--problems", held, "--prompt", "chatt"), "chat"),
         (("evaluate", coder.model, "--problems", held, "--prompt", "chat"), "no chat template"),
         (("evaluate", coder.model, "--problems", held, "--prompt", "line"), "the model's context 128"),
+        (("evaluate", coder.model, "--problems", held, "--backend", "vllm"), "vllm is not installed"),
         (("regrade", tmp_path), "holds no samples"),
         (("diff", tmp_path, tmp_path), "holds no samples"),
     ):  # fmt: skip

@@ -100,8 +100,8 @@ def test_a_text_s_perplexity_is_that_of_one_plain_pass(qwen):
     texts = [familiarity.Text("What is 3?", " It is \\boxed{3}."), familiarity.Text("", "Solve $3x$."), familiarity.Text("", "a")]  # fmt: skip
     made = familiarity.surprise(qwen, texts).to_pylist()
     for one, row in zip(texts[:2], made, strict=False):
-        before = qwen.tokenizer(one.prompt)["input_ids"] if one.prompt else []
-        ids = before + qwen.tokenizer(one.text)["input_ids"]
+        before = qwen.words.tokenizer(one.prompt)["input_ids"] if one.prompt else []
+        ids = before + qwen.words.tokenizer(one.text)["input_ids"]
         logits = qwen.network(input_ids=torch.tensor([ids])).logits[0].double()
         logp = torch.log_softmax(logits, -1)[:-1].gather(-1, torch.tensor(ids[1:])[:, None])
         expected = logp[max(len(before) - 1, 0) :].sum().item()

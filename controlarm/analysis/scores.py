@@ -404,17 +404,17 @@ Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 def tables(found: Sequence[tuple[Condition, Scores]]) -> list[Table]:
     """What is printed of one problem set: header and rows of each table. Rates are percentages, with 95 % intervals."""
-    accuracy, form, reach, strategies, tokens = [], [], [], [], []
+    accuracy, form, reach, strategies, tokens, likely = [], [], [], [], [], []
     for condition, one in found:
         decoding = "greedy" if condition.greedy else f"T {condition.temperature:g}"
         head = (condition.prompt, decoding)
         size = f"{one.num_problems} × {one.num_samples}"
         accuracy.append((*head, size, _with_interval(one.accuracy), _with_interval(one.lenient)))
-        rates = _with_interval(one.parsable), _with_interval(one.truncated)
-        form.append((*head, *rates, _percent(one.no_answer), _percent(one.unknown)))
-        spread = one.perplexity
-        likely = [f"{x:.3f}" for x in (one.mean_logprob, spread.q05, spread.median, spread.q95)]
-        tokens.append((*head, f"{one.mean_tokens:.1f}", *likely))
+        form.append((*head, _with_interval(one.parsable), _with_interval(one.truncated)))
+        silent = _percent(one.no_answer), _percent(one.unknown)
+        tokens.append((*head, *silent, f"{one.mean_tokens:.1f}", f"{one.mean_logprob:.4f}"))
+        quantiles = one.perplexity.q05, one.perplexity.median, one.perplexity.q95
+        likely.append((*head, *(f"{x:.4f}" for x in quantiles)))
         for k in one.pass_at if one.num_samples > 1 else ():
             lenient = one.lenient_pass_at.get(k, float("nan"))
             maj = one.maj_at.get(k, float("nan"))
@@ -427,10 +427,11 @@ def tables(found: Sequence[tuple[Condition, Scores]]) -> list[Table]:
     head = ("prompt", "decoding")
     return [
         ((*head, "size", "strict", "lenient"), accuracy),
-        ((*head, "parsable", "truncated", "no answer", "unknown"), form),
+        ((*head, "parsable", "truncated"), form),
         *([((*head, "k", "pass@k", "lenient pass@k", "maj@k"), reach)] if reach else []),
         ((*head, "code by", "share of code", "right, code", "right, words"), strategies),
-        ((*head, "tokens", "log p a token", "perplexity 5 %", "median", "95 %"), tokens),
+        ((*head, "no answer", "unknown", "tokens", "log p a token"), tokens),
+        ((*head, "perplexity 5 %", "median", "95 %"), likely),
     ]
 
 

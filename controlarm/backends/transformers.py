@@ -12,11 +12,9 @@ Keys and values stand in room that grows by a quarter, since transformers' own c
 shape, which rows could not join, and its continuous batching draws by a global stream.
 """
 
-import hashlib
 import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,38 +24,10 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from controlarm.backends import Completion, Request, Sampling, uniforms
-from controlarm.prompts import TemplateError
+from controlarm.backends.words import Words, unloadable
 
 SPARE = 1 / 8
 """Share of the rows that may have ended before the batch is packed again: packing copies all keys and values."""
-
-CHUNK = 1 << 20
-"""Bytes of a file that are hashed at once."""
-
-IDENTITY = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
-"""Files of a model's folder that can change what it says: weights, configuration, tokenizer, chat template."""
-
-
-def revision_of(model: str, commit: str | None) -> str:
-    """``sha256-…`` over names and contents of a local folder's files, or the commit that the hub gave.
-
-    Raises:
-        ValueError: neither is there.
-    """
-    folder = Path(model)
-    if folder.is_dir():
-        whole = hashlib.sha256()
-        paths = sorted({path for pattern in IDENTITY for path in folder.glob(pattern)})
-        for path in paths:
-            digest = hashlib.sha256()
-            with path.open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-            whole.update(f"{path.name} {digest.hexdigest()}\n".encode())
-        return f"sha256-{whole.hexdigest()}"
-    if commit is None:
-        raise ValueError(f"{model}: the hub gave no commit for it; download it and give the folder")
-    return commit
 
 
 @dataclass(kw_only=True, slots=True)
@@ -125,16 +95,13 @@ class TransformersBackend:
         """
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if self.device == "cpu" else "auto"
+        self.words = Words(model)
         try:
-            self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)
             self.network: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 model, dtype=dtype
             )
         except (OSError, ValueError, KeyError) as error:
-            said = str(error).strip().splitlines()
-            raise ValueError(
-                f"{model}: cannot be loaded as a causal LM ({said[0] if said else type(error).__name__}); give a folder or a name on the hub"
-            ) from error
+            raise ValueError(unloadable(model, error)) from error
         self.network = self.network.to(self.device).eval()
         accepted = inspect.signature(self.network.forward).parameters
         missing = {"position_ids", "past_key_values", "logits_to_keep"} - set(accepted)
@@ -144,66 +111,23 @@ class TransformersBackend:
                 "which batched decoding needs"
             )
         self.model = model
-        self.revision = revision_of(model, getattr(self.network.config, "_commit_hash", None))
+        self.revision = self.words.revision
         self.name = f"transformers {str(self.network.dtype).removeprefix('torch.')}"
-        self.environment = f"transformers {transformers.__version__}, torch {torch.__version__}, {self._device_name()}"
-        self.chat = self._chat if self.tokenizer.chat_template else None
-        self.end_ids = self._end_ids()
-        pad = self.tokenizer.pad_token_id
-        self.pad_id: int = pad if pad is not None else min(self.end_ids, default=0)
-
-    def _device_name(self) -> str:
-        return torch.cuda.get_device_name() if self.device.startswith("cuda") else self.device
-
-    def _chat(self, text: str) -> str:
-        """The prompt for one user's message."""
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        device_name = torch.cuda.get_device_name() if self.device != "cpu" else self.device
+        self.environment = (
+            f"transformers {transformers.__version__}, torch {torch.__version__}, {device_name}"
         )
-
-    def _end_ids(self) -> set[int]:
-        """Tokens that end a completion: the generation config's, the tokenizer's, and what the chat template puts behind an answer.
-
-        The last is often another than the first two in base models whose template is that of the chat model: they would run on.
-        """
-        configured = self.network.generation_config.eos_token_id
-        found = {self.tokenizer.eos_token_id}
-        found |= set(configured) if isinstance(configured, list) else {configured}
-        if self.chat is not None:
-            turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "ANSWER"}]
-            whole = self.tokenizer.apply_chat_template(turns, tokenize=False)
-            behind = self._encode(whole.rpartition("ANSWER")[2], special=False)
-            found |= set(behind[:1]) & set(self.tokenizer.all_special_ids)
-        return {int(token) for token in found if token is not None}
-
-    def _encode(self, text: str, special: bool) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=special)["input_ids"]
-
-    def encode(self, request: Request) -> list[int]:
-        """Tokens of a prompt.
-
-        Raises:
-            TemplateError: the tokenizer cannot read it.
-        """
-        try:
-            found = self._encode(request.prompt.text, special=not request.prompt.has_special)
-        except Exception as error:  # tokenizers raises Exception itself
-            raise TemplateError(
-                f"problem {request.problem_id}: the tokenizer cannot read the prompt ({error}); ask with another --prompt"
-            ) from error
-        if not found:
-            raise ValueError(f"problem {request.problem_id}: the prompt has no tokens")
-        return found
+        self.chat = self.words.chat
 
     @torch.inference_mode()
     def complete(
         self, requests: Sequence[Request], sampling: Sampling, batch: int
     ) -> Iterator[tuple[Request, Completion]]:
         """As ``Backend.complete`` says."""
-        encoded = [self.encode(request) for request in requests]
-        self._check_lengths(requests, encoded, sampling.max_tokens)
-        ends = self._ends(sampling.stop)
-        stops = tuple(stop for stop in sampling.stop if self._single(stop) is None)
+        encoded = self.words.encode(requests, sampling.max_tokens)
+        singles = {stop: self.words.special(stop) for stop in sampling.stop}
+        ends = self.words.end_ids | {token for token in singles.values() if token is not None}
+        stops = tuple(stop for stop, token in singles.items() if token is None)
         waiting = list(zip(requests, encoded, strict=True))[::-1]
         flight = _Flight(self, sampling, ends, stops)
         while waiting or flight.num_live:
@@ -219,32 +143,6 @@ class TransformersBackend:
                     "(what is in the store is kept)"
                 ) from error
             yield from flight.leave()
-
-    def _single(self, stop: str) -> int | None:
-        """The token that a stop string is, if it is a special one, which decoding would leave out."""
-        return self.tokenizer.get_added_vocab().get(stop)
-
-    def _ends(self, stops: Sequence[str]) -> set[int]:
-        return self.end_ids | {token for stop in stops if (token := self._single(stop)) is not None}
-
-    def _check_lengths(
-        self, requests: Sequence[Request], encoded: Sequence[Sequence[int]], max_tokens: int
-    ) -> None:
-        limit = getattr(self.network.config, "max_position_embeddings", None)
-        if limit is None or not encoded:
-            return
-        longest = max(range(len(encoded)), key=lambda i: len(encoded[i]))
-        length = len(encoded[longest])
-        if length + max_tokens > limit:
-            raise ValueError(
-                f"problem {requests[longest].problem_id}: its prompt has {length} tokens and the model's context {limit}; "
-                f"give --max-tokens {limit - length} at most, or a shorter --prompt"
-            )
-
-    def text(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode(
-            tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
 
 
 class _Flight:
@@ -275,7 +173,7 @@ class _Flight:
         distinct: dict[tuple[int, ...], int] = {}
         index = [distinct.setdefault(tuple(tokens), len(distinct)) for _, tokens in wanted]
         length = max(map(len, distinct))
-        pad = self.backend.pad_id
+        pad = self.backend.words.pad_id
         tokens = torch.tensor(
             [[pad] * (length - len(p)) + list(p) for p in distinct], device=device
         )
@@ -372,9 +270,9 @@ class _Flight:
 
     def _look_for_stop(self, row: _Row) -> None:
         # A token of a stop string has one of its characters at least.
-        tail = self.backend.text(row.tokens[-max(map(len, self.stops)) - 1 :])
+        tail = self.backend.words.text(row.tokens[-max(map(len, self.stops)) - 1 :])
         if any(stop in tail for stop in self.stops):
-            whole = self.backend.text(row.tokens)
+            whole = self.backend.words.text(row.tokens)
             places = [whole.find(stop) + len(stop) for stop in self.stops if stop in whole]
             if places:
                 row.text, row.ended = whole[: min(places)], True
@@ -414,7 +312,7 @@ class _Flight:
         ended_by_token = row.ended and row.text is None
         tokens = row.tokens[:-1] if ended_by_token else row.tokens
         return Completion(
-            text=self.backend.text(tokens) if row.text is None else row.text,
+            text=self.backend.words.text(tokens) if row.text is None else row.text,
             prompt_tokens=row.prompt_tokens,
             num_tokens=len(row.tokens),
             truncated=not row.ended,
