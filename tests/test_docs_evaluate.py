@@ -27,7 +27,7 @@ def test_every_command_of_the_page_runs(tmp_path, monkeypatch):
     assert len(commands) == 8
     tiny_models.tiny("qwen2", tmp_path / "base")
     tiny_models.tiny("llama", tmp_path / "checkpoint-300")
-    asked = [{"problem": f"What is ${n}+{n}$?", "answer": str(2 * n)} for n in (1, 5, 12)]
+    asked = [{"problem": f"What is ${n}+{n}$?", "answer": str(2 * n)} for n in (1, 12)]
     write(tmp_path / "problems.jsonl", asked)
     write(tmp_path / "clean.jsonl", [{"problem": "What is $9-4$?", "answer": "5"}])
     write(tmp_path / "texts.jsonl", [{"text": "Let me see."}, {"prompt": "Q", "text": " A"}])

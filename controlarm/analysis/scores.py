@@ -429,7 +429,7 @@ def tables(found: Sequence[tuple[Condition, Scores]]) -> list[Table]:
         ((*head, "size", "strict", "lenient"), accuracy),
         ((*head, "parsable", "truncated"), form),
         *([((*head, "k", "pass@k", "lenient pass@k", "maj@k"), reach)] if reach else []),
-        ((*head, "code by", "share of code", "right, code", "right, words"), strategies),
+        ((*head, "code by", "share of code", "in code", "in words"), strategies),
         ((*head, "no answer", "unknown", "tokens", "log p a token"), tokens),
         ((*head, "perplexity 5 %", "median", "95 %"), likely),
     ]
