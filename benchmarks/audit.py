@@ -36,18 +36,19 @@ BOUNDS = {"wall": 60.0, "bytes": 2 * 2**30}
 """What an audit of `ROLLOUTS` may take."""
 
 
-def golds(rng: np.random.Generator, num: int) -> list[str]:
-    """Right answers: numbers, fractions, roots, intervals, tuples, polynomials, as in MATH."""
-    forms = (
-        "{a}", "{a}", "{a}", "\\frac{{{a}}}{{{b}}}", "{a}\\sqrt{{{b}}}", "({a},{c}]", "\\left( {a}, \\frac{{\\pi}}{{{b}}} \\right)", "{b}x^2+{a}x-{c}",
-        "{a}.{b}", "\\text{{(B)}}",
-    )  # fmt: skip
-    numbers = rng.integers(2, 500, (num, 3))
-    picked = rng.integers(len(forms), size=num)
+FORMS = (
+    "{a}", "{a}", "{a}", "\\frac{{{a}}}{{{b}}}", "{a}\\sqrt{{{b}}}", "({a},{c}]", "\\left( {a}, \\frac{{\\pi}}{{{b}}} \\right)", "{b}x^2+{a}x-{c}",
+    "{a}.{b}", "\\text{{(B)}}",
+)  # fmt: skip
+"""What right answers of MATH look like: numbers, fractions, roots, intervals, tuples, polynomials, letters."""
+
+
+def answers(rng: np.random.Generator, forms: np.ndarray) -> list[str]:
+    """One answer of each form."""
+    numbers = rng.integers(2, 50, (len(forms), 3))
     return [
-        forms[f].format(a=a, b=b, c=a + c)
-        for f, (a, b, c) in zip(picked, numbers.tolist(), strict=True)
-    ]
+        FORMS[f].format(a=a, b=b, c=a + c) for f, (a, b, c) in zip(forms, numbers.tolist(), strict=True)
+    ]  # fmt: skip
 
 
 def said(rng: np.random.Generator, gold: str, others: list[str], hit: float) -> str | None:
@@ -68,8 +69,14 @@ def rollouts(name: str, num: int, hit: float, steps: bool) -> Iterator[dict[str,
     rng = seeds.generator("benchmark", "audit", name)
     shared = seeds.generator("benchmark", "audit", "problems")
     words = ["".join(map(chr, shared.integers(97, 123, n))) for n in shared.integers(2, 10, 3000)]
-    right = golds(shared, PROBLEMS)
-    wrong = [[right[i] for i in shared.integers(PROBLEMS, size=WRONG)] for _ in right]
+    forms = shared.integers(len(FORMS), size=PROBLEMS)
+    right = answers(shared, forms)
+    # Most wrong answers have the right one's form; one in five has another's.
+    other = [
+        np.where(shared.random(WRONG) < 0.8, f, shared.integers(len(FORMS), size=WRONG))
+        for f in forms
+    ]
+    wrong = [answers(shared, own) for own in other]
     questions = [" ".join(words[i] for i in shared.integers(3000, size=40)) for _ in right]
     per_step = PROBLEMS // 5 * SAMPLES
     for i in range(num):

@@ -137,10 +137,12 @@ def equal(answer: str, other: str) -> bool | None:
 
 
 def decided(answer: str, other: str) -> bool | None:
-    """As `equal`, but only where no convention could say otherwise: constants that are written exactly, or far apart."""
+    """As `equal`, but only where no convention could say otherwise: constants that are written exactly, or what is far apart."""
     a, b = read(answer), read(other)
-    if a is None or b is None or a.letters or b.letters:
+    if a is None or b is None:
         return None
+    if a.letters or b.letters:
+        return False if _sums_apart(answer, a, other, b) else None
     single = len(a.parts) == len(b.parts) == 1 and not a.opening and not b.opening
     if single:
         x, y = a.parts[0][0], b.parts[0][0]
@@ -157,6 +159,26 @@ def decided(answer: str, other: str) -> bool | None:
         return None
     pairs = zip(a.parts, b.parts, strict=True)
     return None if all(_near(x[0], y[0], APART) for x, y in pairs) else False
+
+
+def _sums_apart(answer: str, a: Value, other: str, b: Value) -> bool:
+    """Whether two sums of the same letters, or such a sum and a constant, differ at every point.
+
+    Only sums: a letter beside a number may be a unit, which some leave out.
+    """
+    letters = [_letters(answer) if a.letters else None, _letters(other) if b.letters else None]
+    sums = [found for found in letters if found is not None]
+    if any(v.opening or len(v.parts) > 1 for v in (a, b)) or not all(sums) or sums[0] != sums[-1]:
+        return False
+    return not any(_near(x, y, APART) for x, y in zip(a.parts[0], b.parts[0], strict=True))
+
+
+def _letters(answer: str) -> frozenset[str]:
+    """The letters of a sum; none of anything else."""
+    text = plain(answer)
+    if not set("+-") & set(text[1:]):
+        return frozenset()
+    return frozenset(c for c in _COMMAND.sub("", text) if c.isalpha() and c not in _CONSTANTS)
 
 
 def _by_size(part: tuple[complex, ...]) -> tuple[float, float]:

@@ -280,8 +280,10 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 def _said(phrase: str) -> str:
     """The answer within a phrase: its one number when the rest is plain words, else the phrase; "" when empty."""
-    # A box that was never closed, as at the end of a truncated text.
-    phrase = phrase.strip().removeprefix("\\boxed{").removesuffix("}").strip()
+    # A box that was never closed, as at the end of a truncated text, or that is empty.
+    phrase = phrase.strip().removeprefix("\\boxed{").strip()
+    if phrase.count("}") > phrase.count("{"):
+        phrase = phrase.removesuffix("}").rstrip()
     if not normalise(phrase):
         return ""
     if number := _only_number(phrase):

@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import ceiling, contamination, flops, gpu, growth, harness, lockstep_gain, overhead
+from benchmarks import (
+    audit,
+    ceiling,
+    contamination,
+    flops,
+    gpu,
+    growth,
+    harness,
+    lockstep_gain,
+    overhead,
+)
 from benchmarks.workload import Workload, make, weights_of
 from controlarm.advantages import group_relative
 from controlarm.organisms.tokenizer import PAD
@@ -197,6 +207,7 @@ def run(benchmark, monkeypatch, tmp_path, *more):
         (growth, [], "| samples a prompt | distinct | learn |"),
         (overhead, [], "| evaluation |"),
         (contamination, [], "| rote | 24 of 24 |"),
+        (audit, [], "| two evaluations | 2,000 |"),
         (gpu, ["--device", "cpu"], "| 1 | Hugging Face |"),
     ],
 )

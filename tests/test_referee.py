@@ -235,6 +235,18 @@ def test_the_fast_judge_never_contradicts_itself_or_the_referee(judge: Referee):
     assert 0 < opinion.num_judged < len(pairs)
 
 
+SUMS_APART = [
+    ("2x+3", "3x+2"), ("x^2-5x+6", "x^2+5x+6"), ("x+3", "7"), ("12", "x-4"), ("a+b-c", "a-b+c"), ("\\frac{x+1}{2}", "x+\\frac{1}{2}"),
+]  # fmt: skip
+
+
+def test_sums_that_differ_everywhere_need_nobody_and_the_referee_would_say_the_same(judge: Referee):
+    assert {closed_form.decided(*pair) for pair in SUMS_APART} == {False}
+    assert {said for _, said, _ in judge._ask(SUMS_APART)} == {False}
+    for pair in [("x^2-1", "(x-1)(x+1)"), ("5", "5m"), ("2x+1", "2y+1"), ("2k", "3k")]:
+        assert closed_form.decided(*pair) is None, "equal, a unit, another letter, or no sum"
+
+
 def rows(name: str) -> list[dict]:
     path = DATA / name
     if not path.exists():

@@ -5,7 +5,6 @@ of problems and of texts, which does not depend on the order of rows.
 """
 
 import heapq
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -35,7 +34,8 @@ MOST_PLACES = 200
 WORDS = 400
 """Last words of a completion that repetition is measured on."""
 
-_STATED = re.compile(r"\\boxed|<answer>|answer\s+is\b|####", re.IGNORECASE)
+_STATED = ("\\boxed", "<answer>", "nswer is", "####")
+"""What an answer is first stated with."""
 
 
 class Looks(NamedTuple):
@@ -258,7 +258,7 @@ def _keep(
 
 def _look(text: str, form: grading.Form, answers: _Names) -> Looks:
     boxed, answer, how = grading.extract(text, form)
-    stated = _STATED.search(text)
+    stated = [at for mark in _STATED if (at := text.find(mark)) >= 0]
     last = text.rstrip()[-1:]
     strict, lenient = (
         TOO_LONG if a is not None and len(a) > MAX_ANSWER else answers(a) for a in (boxed, answer)
@@ -266,7 +266,7 @@ def _look(text: str, form: grading.Form, answers: _Names) -> Looks:
     return Looks(
         boxed=strict, answer=lenient, how=HOW.index(how) if how else -1,
         has_python=detectors.has_python(text), code_parses="```" in text and detectors.code_parses(text),
-        repetition=repetition(text), stated_at=stated.start() / len(text) if stated else float("nan"),
+        repetition=repetition(text), stated_at=min(stated) / len(text) if stated else float("nan"),
         ends_open=last.isalnum() or last in tuple("+-*/=,(&\\{["),
     )  # fmt: skip
 
