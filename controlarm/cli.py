@@ -406,6 +406,7 @@ def record(
 def audit(
     logs: Annotated[list[str], typer.Argument(metavar="[NAME=]LOG…", help="Files or folders; of several the base first. The name of an arm says that this control was run.", show_default=False)],
     to: Annotated[Path, typer.Option(help="Folder of the page and its numbers.")] = Path("audit"),
+    problems: Annotated[str | None, typer.Option(metavar="SET", help="Problem set or file with the right answers, for logs that hold none; found by the problem's text in the prompt.", show_default="none")] = None,
     form: Annotated[Literal["box", "answer_tag"], typer.Option(help="Where the prompts want the answer; the strict verdict looks there.")] = "box",
     completion: Annotated[str | None, typer.Option(help="Field of the completion.", show_default="found")] = None,
     prompt: Annotated[str | None, typer.Option(help="Field of the problem or prompt.", show_default="found")] = None,
@@ -432,6 +433,7 @@ def audit(
     from controlarm import audit as auditing
     from controlarm import referee
     from controlarm.logs import Fields
+    from controlarm.problems import sets
     from controlarm.report import audit as page
 
     with _answering(ValueError):
@@ -440,7 +442,11 @@ def audit(
             truncated=truncated, scores=tuple(score or ()),
         )  # fmt: skip
         found = auditing.audit(
-            auditing.named(logs), fields, form=form, cache=referee.default_cache()
+            auditing.named(logs),
+            fields,
+            sets.load(problems) if problems else (),
+            form,
+            referee.default_cache(),
         )
         for log in found["logs"]:
             _say(log["sentence"])

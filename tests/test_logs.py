@@ -199,3 +199,25 @@ def test_parquet_text_that_is_no_utf8_is_damage_of_its_row(tmp_path):
     rows, damage = read(tmp_path / "a.parquet")
     assert [r.line for r in rows] == [1, 3]
     assert damage == [Damage(0, 2, "holds text that is no UTF-8")]
+
+
+def test_a_store_of_ours_is_read_and_a_changed_byte_found(tmp_path):
+    from controlarm import files, store
+
+    row = dict.fromkeys(store.SAMPLES.names) | {"problem_id": "7", "sample": 0, "prompt_sha256": "", "problem": "1 + 1?", "gold": "2", "text": "\\boxed{2}", "truncated": True}  # fmt: skip
+    condition = tmp_path / "set-none-0123"
+    for number in (0, 1):
+        files.write_table(condition / "samples" / f"{number:06d}.parquet", pa.Table.from_pylist([row], store.SAMPLES))  # fmt: skip
+    (condition / "condition.json").write_text("{}")
+    second = condition / "samples" / "000001.parquet"
+    content = bytearray(second.read_bytes())
+    content[len(content) // 2] ^= 1
+    second.write_bytes(content)
+    assert open_log(tmp_path).format == "store"
+    rows, damage = read(tmp_path)
+    assert [(r.text, r.gold, r.truncated, r.prompt) for r in rows] == [("\\boxed{2}", "2", True, "1 + 1?")]  # fmt: skip
+    assert [(d.file, d.line) for d in damage] == [(1, 0)]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "condition.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds several conditions"):
+        open_log(tmp_path)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from controlarm.logs import jsonl, openrlhf, trl, verl
+from controlarm.logs import jsonl, openrlhf, store, trl, verl
 from controlarm.logs.records import Container, UnreadableError, container, first_records, records
 from controlarm.logs.rows import Damage, Fields, Row, rows
 
@@ -21,6 +21,7 @@ class Format(NamedTuple):
 FORMATS: dict[str, Format] = {
     "trl": Format("TRL completions (log_completions)", trl.recognises, trl.fields),
     "verl": Format("verl rollouts or validation (rollout_data_dir, validation_data_dir)", verl.recognises, verl.fields),
+    "store": Format("samples that controlarm evaluate stored", store.recognises, store.fields),
     "openrlhf": Format("OpenRLHF samples (batch_inference, W&B generated_samples)", openrlhf.recognises, openrlhf.fields),
     "jsonl": Format("records with fields found by name", jsonl.recognises, jsonl.fields),
 }  # fmt: skip
@@ -28,7 +29,7 @@ FORMATS: dict[str, Format] = {
 
 KNOWN = (
     "known are TRL completions (parquet, or the output folder), verl rollouts (JSONL, or the folder), OpenRLHF samples (JSONL, W&B table), "
-    "and any JSONL, JSON list or parquet whose completion field is named by an option"
+    "stores of controlarm evaluate, and any JSONL, JSON list or parquet whose completion field is named by an option"
 )
 
 
@@ -102,6 +103,13 @@ def open_log(path: Path, given: Fields | None = None) -> Log:
             continue
         if len(looked) < 20:
             looked += first_records(file, kinds[-1] or "json")
+        if (
+            kinds[-1] == "parquet"
+            and store.recognises(jsonl.names_in(looked))
+            and not store.intact(file)
+        ):
+            kinds[-1] = None
+            refused.append(Damage(index, 0, "is not what was written: its seal is broken"))
     if not looked:
         why = refused[0].what if refused else _first_damage(files[0], kinds[0])
         raise ValueError(f"{path}: {files[0].name} {why}; {KNOWN}")
@@ -143,7 +151,7 @@ def _files(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path}: is neither a file nor a folder; give one of these")
-    if found := trl.files(path) or verl.files(path):
+    if found := trl.files(path) or verl.files(path) or store.files(path):
         return found
     kinds = {ext: sorted(path.glob(f"*.{ext}")) for ext in ("jsonl", "parquet", "json")}
     several = {ext: found for ext, found in kinds.items() if found}

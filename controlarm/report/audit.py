@@ -456,6 +456,7 @@ def _read(found: Entry) -> Markup:
     places = [f"{d['name']}: {d['place']}: {d['what']}" for d in found["damaged"]]
     total = sum(log["num_damaged"] for log in found["logs"])
     notes = [log["sentence"] for log in found["logs"]]
+    notes.append(_opinion(found["audit"]))
     notes += [log["history_damage"] for log in found["logs"] if log["history_damage"]]
     parts: list[object] = [table("Logs.", columns, found["logs"]), listing(notes)]
     if places:
@@ -463,6 +464,16 @@ def _read(found: Entry) -> Markup:
             folded(f"{len(places)} of {number(total, 0)} damaged rows", listing(places[:100]))
         )
     return join(parts)
+
+
+def _opinion(facts: Entry) -> str:
+    """How sure the grader is, in a sentence."""
+    second = facts["second_opinion"]
+    where = "in \\boxed{}" if facts["form"] == "box" else "in <answer>"
+    return (
+        f"{number(facts['num_pairs'], 0)} distinct pairs of gold answer and answer were judged by {facts['grader']}; strictly right answers stand {where}. Of {number(second['num_drawn'], 0)} pairs "
+        f"drawn for a second judge, it could read {number(second['num_judged'], 0)} and judged {number(second['num_different'], 0)} otherwise."
+    )
 
 
 def _completions(found: Entry) -> Markup:
