@@ -105,7 +105,7 @@ def fill(
     finished: list[dict[str, Any]] = []
 
     def keep() -> None:
-        path = store.append(place, finished)
+        path = store.append(place, condition, finished)
         grade(path, condition, referee, met)
         tally.done, tally.made = tally.done + len(finished), tally.made + len(finished)
         tally.add(path, set(by_id), plan.num_samples)

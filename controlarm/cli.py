@@ -1016,7 +1016,14 @@ def regrade(folder: StoreFolder) -> None:
 
         store.conditions(folder)
         with store.writing(folder), Referee(default_cache()) as referee:
-            count = benchmark.regrade(folder, referee)
+            console = Console()
+            with Bar(console=console, disable=not console.is_terminal, transient=True) as bar:
+                task = bar.add_task("grading")
+                count = benchmark.regrade(
+                    folder,
+                    referee,
+                    lambda done, parts: bar.update(task, completed=done, total=parts),
+                )
         _say(f"{count} completions graded by {benchmark.version()}")
         _tell_scores(folder, benchmark.version())
 
@@ -1037,12 +1044,13 @@ def diff(
     Writes nothing.
     """
     with _answering(ValueError):
-        from controlarm import store
+        from controlarm import benchmark, store
         from controlarm.analysis import scores
 
         sides = store.conditions(first), store.conditions(second)
         for a, b in scores.pairs(*sides):
-            graded = scores.read(a, sides[0][a]), scores.read(b, sides[1][b])
+            version = benchmark.version()
+            graded = scores.read(a, sides[0][a], version), scores.read(b, sides[1][b], version)
             _say(f"{a} → {b}")
             for line in scores.told(scores.difference(*graded), flips):
                 _say(f"  {line}")

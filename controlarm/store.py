@@ -134,7 +134,7 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def conditions(folder: Path) -> dict[Path, Condition]:
-    """Each condition's folder and what its samples share, greedy first; ``folder`` is a store, or a condition in one.
+    """Each condition that has samples: its folder and what they share, greedy first; ``folder`` is a store, or a condition in one.
 
     Raises:
         ValueError: there is none, or a damaged one.
@@ -142,7 +142,7 @@ def conditions(folder: Path) -> dict[Path, Condition]:
     paths = [folder] if (folder / "condition.json").exists() else sorted(folder.glob("*/"))
     found = {}
     for path in paths:
-        if (path / "condition.json").exists():
+        if parts(path):
             found[path] = Condition(**files.read_json(path / "condition.json"))
     if not found:
         raise ValueError(
@@ -156,7 +156,7 @@ def _place_in_list(c: Condition) -> tuple[object, ...]:
 
 
 def begin(folder: Path, condition: Condition) -> Path:
-    """The condition's folder in this store, made if it is new.
+    """Where the condition's samples stand in this store, or will stand.
 
     Raises:
         ValueError: the store holds another model.
@@ -168,10 +168,7 @@ def begin(folder: Path, condition: Condition) -> Path:
                 f"{folder}: holds samples of {other.model} ({other.revision[:19]}), and this is {condition.model} "
                 f"({condition.revision[:19]}); one store is for one model: choose another --out"
             )
-    place = folder / condition.folder
-    if not (place / "condition.json").exists():
-        files.write_json(place / "condition.json", asdict(condition))
-    return place
+    return folder / condition.folder
 
 
 def parts(place: Path) -> list[Path]:
@@ -179,8 +176,10 @@ def parts(place: Path) -> list[Path]:
     return sorted((place / "samples").glob("[0-9]*.parquet"))
 
 
-def append(place: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+def append(place: Path, condition: Condition, rows: Sequence[Mapping[str, Any]]) -> Path:
     """Add a part of samples; only the holder of the store's lock may."""
+    if not (place / "condition.json").exists():
+        files.write_json(place / "condition.json", asdict(condition))
     newest = parts(place)
     number = int(newest[-1].stem) + 1 if newest else 0
     path = place / "samples" / f"{number:06d}.parquet"

@@ -42,8 +42,8 @@ def made(folder: Path, cells: dict[str, list[str | None]], **changes) -> scores.
             strict = {"1": "right", "?": "unknown", None: "no_answer"}.get(answer, "wrong")
             rows.append(row(problem, sample, **changes))
             grades.append(verdict(problem, sample, answer, strict))
-    store.write_grades(store.append(place, rows), "v", grades)
-    return scores.read(place, CONDITION)
+    store.write_grades(store.append(place, CONDITION, rows), "v", grades)
+    return scores.read(place, CONDITION, "v")
 
 
 CELLS = {

@@ -203,8 +203,8 @@ import sys, time
 from pathlib import Path
 from controlarm import benchmark, store
 real = store.append
-def append(place, rows):
-    path = real(place, rows)
+def append(place, condition, rows):
+    path = real(place, condition, rows)
     print("part", flush=True)
     time.sleep(0.3)
     return path
@@ -294,11 +294,9 @@ def test_regrading_needs_no_model_and_keeps_what_was_said_before(
     place = filled(plan(held, 2), coder, tmp_path)
     condition = store.conditions(tmp_path)[place]
     old = benchmark.version()
-    before = scores.scores(scores.read(place, condition))
+    before = scores.scores(scores.read(place, condition, old))
     monkeypatch.setattr(benchmark, "version", lambda: "stricter")
-    with pytest.raises(
-        scores.ScoreError, match="not graded in full by stricter; run controlarm regrade"
-    ):
+    with pytest.raises(scores.ScoreError, match="not in full by stricter; run controlarm regrade"):
         scores.read(place, condition, "stricter")
     with Referee(workers=1) as referee:
         assert benchmark.regrade(tmp_path, referee) == 24
@@ -338,7 +336,7 @@ def test_answers_are_classed_by_value_over_all_parts(tmp_path):
             place = benchmark.fill(
                 benchmark.Plan(**values, num_samples=samples), Parrot(), tmp_path, 4, referee
             )
-    graded = scores.read(place, store.conditions(tmp_path)[place])
+    graded = scores.read(place, store.conditions(tmp_path)[place], benchmark.version())
     half, total = graded.answer_class.tolist()
     assert half[:3] == ["\\frac{1}{2}"] * 3 and half[3] == half[4] and half[3] != half[5]
     assert graded.strict["unknown"][0].tolist() == [False] * 6 + [True, False]
@@ -372,6 +370,16 @@ def test_evaluate_regrade_and_diff_from_the_command_line(folder, coder, held, tm
     assert result.output.count("exact McNemar") == 2
     held_scores = json.loads((tmp_path / "coder" / "scores.json").read_text())
     assert len(held_scores["conditions"]) == 2
+
+
+def test_templates_that_a_model_cannot_read_are_left_out_by_name(coder, held, tmp_path):
+    out = tmp_path / "out"
+    words = ("evaluate", coder.model, "--problems", held, "--prompt", "all", "--samples", 0, "--max-tokens", 40)  # fmt: skip
+    result = invoke(*words, "--limit", 3, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "chat: left out: the tokenizer has no chat template" in result.output
+    assert "nonsense: left out: problem" in result.output
+    assert [c.prompt for c in store.conditions(out).values()] == ["line"]
 
 
 def test_mistakes_on_the_command_line_are_answered(coder, held, tmp_path):

@@ -63,25 +63,21 @@ class Graded:
         return np.where(known, verdicts["right"].astype(float), np.nan)
 
 
-def read(place: Path, condition: Condition, version: str | None = None) -> Graded:
-    """A condition's samples and their grades by ``version``; None: the one that graded them, where there is one only.
+def read(place: Path, condition: Condition, version: str) -> Graded:
+    """A condition's samples and their grades by ``version``.
 
     Raises:
-        ScoreError: no version graded all parts, or several did.
+        ScoreError: there are no samples, or some have no grades by this version.
         DamagedFileError: a part is not what was written.
     """
     found = store.parts(place)
     if not found:
         raise ScoreError(f"{place}: holds no samples yet; run controlarm evaluate again")
-    versions = [v for v in store.graded_versions(place) if not store.ungraded(place, v)]
-    if version is None:
-        if len(versions) != 1:
-            raise ScoreError(
-                f"{place}: is graded in full by {', '.join(versions) or 'no version'}; run controlarm regrade"
-            )
-        version = versions[0]
-    if version not in versions:
-        raise ScoreError(f"{place}: is not graded in full by {version}; run controlarm regrade")
+    if store.ungraded(place, version):
+        others = ", ".join(store.graded_versions(place)) or "nobody"
+        raise ScoreError(
+            f"{place}: is graded by {others}, and not in full by {version}; run controlarm regrade"
+        )
     names = ["problem_id", "sample", "problem", "gold", "num_tokens", "truncated", "logprob"]
     made = pa.concat_tables(store.read_part(path, names) for path in found).to_pylist()
     said = pa.concat_tables(store.read_grades(path, version) for path in found).to_pylist()
