@@ -68,13 +68,13 @@ def tokenizer(chat: bool = True) -> PreTrainedTokenizerFast:
     return made
 
 
-def tiny(name: str, folder: Path, chat: bool = True) -> Path:
+def tiny(name: str, folder: Path, chat: bool = True, hidden_size: int = 32) -> Path:
     """A random model of one architecture with its tokenizer, saved."""
     words = tokenizer(chat)
     config_class, model_class = ARCHITECTURES[name]
     config = config_class(
         vocab_size=len(words),
-        hidden_size=32,
+        hidden_size=hidden_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -2,6 +2,8 @@
 
 Every request carries a seed of its own, made of (seed, problem, sample), so a sample depends on no other; the draws are vLLM's, so they are not
 those of the transformers backend, and a store keeps the two apart. Log-probabilities are those before temperature and top-p.
+
+Tried with vLLM 0.32's build for CPUs (``tests/test_vllm.py``, which is skipped where there is no vLLM), never on a GPU.
 """
 
 from collections.abc import Iterator, Sequence
