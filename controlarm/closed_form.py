@@ -55,6 +55,7 @@ _POINTS = [
     {letter: 0.37 + ((i * 17 + k * 29 + 11) % 61) / 23.7 for i, letter in enumerate("abcdfghjklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")}
     for k in range(3)
 ]  # fmt: skip
+_INFINITY = 1e200  # far from what anybody answers, and finite
 _CONSTANTS = {"e": math.e, "i": 1j}
 
 
@@ -149,13 +150,10 @@ def decided(answer: str, other: str) -> bool | None:
         if _near(x, y, TOLERANCE) and not (a.decimal or b.decimal):
             return True
         return None if _near(x, y, APART) else False
-    if "(" in (a.opening, b.opening) and len(a.parts) != len(b.parts):
-        return (
-            False
-            if {a.opening, b.opening} <= {"(", ""} and 1 in (len(a.parts), len(b.parts))
-            else None
-        )
-    if a.opening != "(" or (a.opening, a.closing) != (b.opening, b.closing):
+    if len(a.parts) != len(b.parts):
+        alone = {a.opening, b.opening} <= {"(", ""} and 1 in (len(a.parts), len(b.parts))
+        return False if alone and "(" in (a.opening, b.opening) else None
+    if not {a.opening, b.opening} <= {"(", "["}:
         return None
     pairs = zip(a.parts, b.parts, strict=True)
     return None if all(_near(x[0], y[0], APART) for x, y in pairs) else False
@@ -322,6 +320,8 @@ class _Reader:
         self.at += len(name)
         if name == "\\pi":
             return math.pi
+        if name == "\\infty":
+            return _INFINITY
         if name == "\\frac":
             above = self._argument(depth)
             return above / self._argument(depth)

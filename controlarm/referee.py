@@ -132,6 +132,11 @@ class Referee:
         """Counts so far."""
         return Tally(**self._counts)
 
+    @property
+    def processes(self) -> list[int]:
+        """Ids of the workers that stand."""
+        return [worker.process for worker in self._workers]
+
     def equal(self, gold: str, answer: str) -> bool | None:
         """Whether the answer equals the gold answer; None: unknown. A `grading.Equal`."""
         pair = gold, answer
@@ -365,6 +370,7 @@ class _Worker:
             start_new_session=True,  # Ctrl-C at a terminal is the parent's to handle
             env=os.environ | {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"},
         )
+        self.process = self._process.pid
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self.output = self._process.stdin, self._process.stdout
         self.ready = self.ended = False
