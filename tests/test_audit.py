@@ -194,6 +194,14 @@ def test_problems_that_never_return_give_a_change_with_a_warning(tmp_path):
     assert page.render(found)
 
 
+def test_beside_a_base_a_training_log_counts_where_it_ends(tmp_path):
+    base = write(tmp_path / "base.jsonl", [record(p, right("no")) for p in range(5)])
+    rows = [record(p, right(str(p + (s < 3))), step=s) for s in range(4) for p in range(5)]
+    c = audited(base, write(tmp_path / "run.jsonl", rows))["comparisons"][0]
+    assert (c["before_name"], c["after_name"]) == ("base", "run, step 3")
+    assert c["split"]["gain"]["estimate"] == 1.0
+
+
 def test_an_unpaired_interval_is_welchs_but_for_its_degrees_of_freedom():
     rng = np.random.default_rng(3)
     sides = [rng.random(n) for n in (12, 30)]

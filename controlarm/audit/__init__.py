@@ -105,25 +105,39 @@ def audit(
 def _comparisons(logs: Sequence[Named], sides: Sequence[Side]) -> list[dict[str, Any]]:
     """Base against each other log, the placebo against each treatment; of a single log its first steps against its last."""
     if len(sides) == 1:
-        side = sides[0]
-        first, last = window(side.samples)
-        if len(np.unique(side.samples.step[side.samples.step >= 0])) < 2:
+        first, last = window(sides[0].samples)
+        if not (first != last).any():
             return []
-        pair = side._replace(chosen=first), side._replace(chosen=last)
-        steps = [np.unique(side.samples.step[chosen]).tolist() for chosen in (first, last)]
-        names = [f"steps {s[0]} to {s[-1]}" if len(s) > 1 else f"step {s[0]}" for s in steps]
-        names = {"before_name": names[0], "after_name": names[1], "within": True}
+        pair = sides[0]._replace(chosen=first), sides[0]._replace(chosen=last)
+        before, after = (_steps(side) for side in pair)
+        names = {"before_name": before, "after_name": after, "within": True}
         common = gain.matched(*pair)[-1]
         return [names | (gain.compare(*pair) if common >= ENOUGH else gain.unpaired(*pair))]
+    ends = [_end(log.name, side) if i else (log.name, side) for i, (log, side) in enumerate(zip(logs, sides, strict=True))]  # fmt: skip
     pairs = [(0, i) for i in range(1, len(logs))]
     placebo = next((i for i, log in enumerate(logs) if i and log.name == PLACEBO), None)
     if placebo is not None:
         pairs += [(placebo, i) for i in range(1, len(logs)) if i != placebo]
     return [
-        {"before_name": logs[a].name, "after_name": logs[b].name, "within": False}
-        | gain.compare(sides[a], sides[b])
+        {"before_name": ends[a][0], "after_name": ends[b][0], "within": False}
+        | gain.compare(ends[a][1], ends[b][1])
         for a, b in pairs
     ]
+
+
+def _end(name: str, side: Side) -> tuple[str, Side]:
+    """A trained policy is where its log ends: of a log over steps its last tenth, and its name says so."""
+    first, last = window(side.samples)
+    if not (first != last).any():
+        return name, side
+    ended = side._replace(chosen=last)
+    return f"{name}, {_steps(ended)}", ended
+
+
+def _steps(side: Side) -> str:
+    """The steps of the chosen rows, in words."""
+    steps = np.unique(side.samples.step[side.chosen])
+    return f"step {steps[0]}" if len(steps) == 1 else f"steps {steps[0]} to {steps[-1]}"
 
 
 def _read(name: str, samples: Samples) -> dict[str, Any]:
