@@ -729,6 +729,35 @@ def export_problems(
     _say(f"{out}: {len(found)} problems of {spec}")
 
 
+@app.command()
+def dataset(
+    spec: Annotated[str, typer.Argument(metavar="SET", help="A set's name, NAME=FILE, random_calculation:N, or a path.")],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="Where the rows go: .parquet or .jsonl.")],
+    trainer: Annotated[Literal["trl", "verl", "openrlhf", "verifiers"], typer.Option("--for", help="Whose rows.")],
+    instruction: Annotated[str | None, typer.Option(help="The system's message; \"\" for none.", show_default="Please reason step by step, …")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many, chosen by their ids.", show_default="all")] = None,
+) -> None:  # fmt: skip
+    """Write a problem set as another trainer's data set, with the ids that labels and coins are keyed by.
+
+    How that trainer then pays by an arm: docs/use-in-trl.md, -verl, -openrlhf, -verifiers.
+
+    Example: controlarm dataset deepscaler train.parquet --for verl
+
+    Writes FILE, which must not be there.
+    """
+    with _answering(ValueError):
+        from controlarm.problems import sets
+        from controlarm.rewards import rows
+
+        if out.exists():
+            raise ValueError(f"{out}: is there already; delete it, or choose another file")
+        found = sets.read(spec, limit)
+        told = rows.INSTRUCTION if instruction is None else instruction
+        made = rows.rows(found.problems, trainer, spec.partition("=")[0], told)
+        rows.write(out, made)
+    _say(f"{out}: {len(made)} problems of {spec}, as {trainer} reads them")
+
+
 # contamination
 
 
