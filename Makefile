@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup trial test check records soak fmt bench docs clean
+.PHONY: setup trial test check records soak adapters fmt bench docs clean
 
 setup: .venv/stamp  ## build .venv; runs again only when the requirements change
 
@@ -28,6 +28,9 @@ soak: KILLS ?= 50
 soak: ROUNDS ?= 4
 soak: setup  ## kills at seeded instants, then the memory of long work; about twenty minutes, logged in tests/faults/soak.log
 	@$(BIN)/python -m tests.faults.soak $(KILLS) $(ROUNDS)
+
+adapters: setup  ## rewards inside verl, OpenRLHF and verifiers themselves, an environment each under build/adapters; needs a package index
+	@$(BIN)/python -m tests.adapters
 
 fmt: setup
 	@$(BIN)/ruff check -q --fix; $(BIN)/ruff format -q

@@ -83,7 +83,7 @@ class ArmReward:
                     "one_shot chooses the training problems, which a reward cannot: give the trainer a data set of one problem, and "
                     "pay ground_truth"
                 )
-            made = arms.build(name, ArmTable(**settings), {})
+            made = arms.build(name, ArmTable(**settings), {}, equal)
         elif settings:
             raise ValueError(
                 f"{', '.join(sorted(settings))}: the arm is made already; name it instead, or build it with these settings"
