@@ -29,7 +29,7 @@ soak: ROUNDS ?= 4
 soak: setup  ## kills at seeded instants, then the memory of long work; about twenty minutes, logged in tests/faults/soak.log
 	@$(BIN)/python -m tests.faults.soak $(KILLS) $(ROUNDS)
 
-adapters: setup  ## rewards inside verl, OpenRLHF and verifiers themselves, an environment each under build/adapters; needs a package index
+adapters: setup  ## rewards inside verl, OpenRLHF and verifiers themselves, an environment each under .venv/adapters; needs a package index
 	@$(BIN)/python -m tests.adapters
 
 fmt: setup

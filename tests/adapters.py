@@ -1,6 +1,6 @@
 """Rewards inside verl, OpenRLHF and verifiers themselves: `make adapters`.
 
-Their requirements do not fit beside each other or beside ours, so each gets an environment under build/adapters, once. Needs a
+Their requirements do not fit beside each other or beside ours, so each gets an environment under .venv/adapters, once. Needs a
 package index, some gigabytes of disk and a quarter of an hour; the suite skips what is checked here.
 """
 
@@ -40,7 +40,7 @@ def main() -> int:
     failed = []
     for peer, instead in PEERS.items():
         print(f"{peer}:", flush=True)  # noqa: T201
-        python = prepare(peer, instead, ROOT / "build" / "adapters" / peer)
+        python = prepare(peer, instead, ROOT / ".venv" / "adapters" / peer)
         # Their warnings are theirs.
         tested = subprocess.run([python, "-m", "pytest", "-q", "-W", "default", "--disable-warnings", *TESTS], cwd=ROOT, check=False)  # fmt: skip
         if tested.returncode:
