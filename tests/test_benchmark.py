@@ -30,6 +30,7 @@ from controlarm.backends.words import revision_of  # noqa: E402
 from tests import tiny_models  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
+DATA = Path(os.environ.get("CONTROLARM_DATA", ROOT.parent / "shared" / "data"))
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +59,9 @@ def tiny(request, folder):
 
 
 def plan(held: Path, samples: int = 4, **changes) -> benchmark.Plan:
-    name, problems, *_ = sets.read(str(held), changes.pop("limit", None))
+    name, problems, *_ = (
+        ("", []) if "problems" in changes else sets.read(str(held), changes.pop("limit", None))
+    )
     values = {
         "name": name, "problems": problems, "prompt": "line", "template": prompts.TEMPLATES["line"],
         "temperature": 1.0, "top_p": 1.0, "max_tokens": 40, "seed": 1, "num_samples": samples,
@@ -344,6 +347,43 @@ def test_answers_are_classed_by_value_over_all_parts(tmp_path):
     assert total[0] == total[6] == total[7] == "x+1"
     assert total[1] == total[2] == total[3] != total[4]
     assert np.isnan(graded.logprob).all() and np.isnan(scores.scores(graded).mean_logprob)
+
+
+class Knower(Parrot):
+    """Puts the gold answer in the box, but for every tenth problem's second sample."""
+
+    def __init__(self, problems):
+        self.golds = {p.id: p.answer for p in problems}
+        self.odd = {p.id for p in problems[::10]}
+
+    def complete(self, requests, sampling, batch):
+        for request in requests:
+            odd = request.problem_id in self.odd and request.sample == 1
+            text = "So 0." if odd else f"So \\boxed{{{self.golds[request.problem_id]}}}."
+            yield request, Completion(text, 1, 2, False, -1.0)
+
+
+def test_every_gold_answer_of_a_real_set_scores(tmp_path):
+    path = DATA / "problems" / "math500.json"
+    if not path.exists():
+        pytest.skip("no copy of MATH-500 here; CONTROLARM_DATA says where the data stand")
+    found = sets.read(f"math500={path}")
+    asked = plan(
+        path,
+        2,
+        name=found.name,
+        problems=found.problems,
+        prompt="none",
+        template=prompts.TEMPLATES["none"],
+    )
+    place = filled(asked, Knower(found.problems), tmp_path, batch=256)
+    assert place.name.startswith("math500-none-")
+    graded = scores.read(place, store.conditions(tmp_path)[place], benchmark.version())
+    made = scores.scores(graded)
+    assert made.num_problems == 500 and made.complete
+    assert made.accuracy.value == pytest.approx(0.95)
+    assert made.pass_at == pytest.approx({1: 0.95, 2: 1.0})
+    assert made.unknown == 0
 
 
 # The command line.

@@ -13,6 +13,7 @@ from benchmarks import (
     ceiling,
     contamination,
     flops,
+    generation,
     gpu,
     growth,
     harness,
@@ -208,11 +209,12 @@ def run(benchmark, monkeypatch, tmp_path, *more):
         (overhead, [], "| evaluation |"),
         (contamination, [], "| rote | 24 of 24 |"),
         (audit, [], "| two evaluations | 2,000 |"),
+        pytest.param(generation, [], "| backend | 64 | 4 |", marks=pytest.mark.slow),
         (gpu, ["--device", "cpu"], "| 1 | Hugging Face |"),
     ],
 )
 def test_a_benchmark_runs_in_its_quick_form(benchmark, more, said, monkeypatch, tmp_path, capsys):
-    if benchmark is gpu:
+    if benchmark in (gpu, generation):
         pytest.importorskip("transformers")
     code, found = run(benchmark, monkeypatch, tmp_path, "--quick", *more)
     output = capsys.readouterr()
