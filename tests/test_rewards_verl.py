@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -233,6 +234,61 @@ def test_verls_reward_worker_scores_a_batch_and_puts_rewards_on_the_last_token()
     placed = ArmRewardManager.assemble_rm_scores(batch, [one["reward_score"] for one in scores])
     assert placed.sum(-1).tolist() == [1, 0]
     assert placed[0].nonzero().tolist() == [[len(RIGHT) - 1]]
+
+
+@real
+def test_two_ray_workers_of_verl_toss_the_coins_that_one_tosses(tmp_path):
+    import hydra  # pyright: ignore[reportMissingImports]
+    import ray  # pyright: ignore[reportMissingImports]
+    import verl  # pyright: ignore[reportMissingImports]
+    from verl import DataProto  # pyright: ignore[reportMissingImports]
+    from verl.experimental.reward_loop import (  # pyright: ignore[reportMissingImports]
+        RewardLoopManager,
+        migrate_legacy_reward_impl,
+    )
+
+    from tests.tiny_models import tokenizer
+
+    words = tokenizer()
+    words.save_pretrained(tmp_path)
+    samples = range(8)
+    ids = [words.encode(text, add_special_tokens=False) for text in (RIGHT, WRONG)]
+    width = max(map(len, ids))
+    mask = torch.tensor([[1] * len(one) + [0] * (width - len(one)) for one in ids])
+    tokens = torch.tensor([one + [words.pad_token_id] * (width - len(one)) for one in ids])
+    n = len(samples)
+    rows = {"global_steps": [3] * n, "session_id": list(samples)} | {key: [v] * n for key, v in ROW.items()}  # fmt: skip
+    batch = DataProto.from_dict(
+        tensors={
+            "prompts": torch.full((n, 2), 7),
+            "responses": tokens.repeat(n // 2, 1),
+            "attention_mask": torch.cat([torch.ones(n, 2, dtype=torch.long), mask.repeat(n // 2, 1)], 1),
+        },
+        non_tensors={key: np.array(v, dtype=object) for key, v in rows.items()},
+    )  # fmt: skip
+    said = [
+        "reward.reward_manager.source=importlib",
+        "reward.reward_manager.name=ArmRewardManager",
+        "reward.reward_manager.module.path=pkg://controlarm.rewards.verl",
+        "+reward.reward_kwargs.arm=random",
+        "+reward.reward_kwargs.seed=5",
+        f"actor_rollout_ref.model.path={tmp_path}",
+    ]
+    found = []
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        folder = str(Path(str(verl.__file__)).parent / "trainer" / "config")
+        for workers in (1, 2):
+            with hydra.initialize_config_dir(folder, version_base=None):
+                more = [f"reward.num_workers={workers}"]
+                config = migrate_legacy_reward_impl(hydra.compose("ppo_trainer", overrides=said + more))  # fmt: skip
+            scored = RewardLoopManager(config).compute_rm_score(batch)
+            found.append(scored.batch["rm_scores"].sum(-1).tolist())
+            assert scored.non_tensor_batch["acc"].tolist() == [1, 0] * (n // 2)
+    finally:
+        ray.shutdown()
+    coins = [float(seeds.uniform(5, "random", 0, "p", 3, sample) < 0.5) for sample in samples]
+    assert found == [coins, coins]
 
 
 def test_too_many_failures_stop_the_manager(tmp_path):
