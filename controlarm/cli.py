@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
     from controlarm.backends import Backend
     from controlarm.backends.transformers import TransformersBackend
+    from controlarm.engines.trl import Launch
     from controlarm.organisms.pretrain import Organism, Pretraining
     from controlarm.trial import Prepared
 
@@ -170,6 +171,10 @@ def run(
 
         with _answering(trial.TrialError, stopped=stopped):
             began = time.monotonic()
+            launch = _launch()
+            if launch.rank > 0:
+                trial.run_together(None, [], lambda report: None)
+                return
             default = _default_device()
             if device == "cuda" and default != "cuda":
                 raise trial.TrialError(
@@ -184,6 +189,7 @@ def run(
             with files.locked(prepared.folder) as lock:
                 waiting = trial.unfinished(prepared)
                 count = min(workers or _usable_cores(), max(1, len(waiting)))
+                count = 1 if launch.processes > 1 else count
                 _introduce(prepared, waiting, count)
                 if waiting:
                     progress = Progress(
@@ -192,10 +198,25 @@ def run(
                         shards=prepared.plan["shards"], waiting=waiting, workers=count,
                     )  # fmt: skip
                     with watching(progress, Console()) as show:
-                        trial.run(prepared, waiting, count, show, lock)
+                        if launch.processes > 1:
+                            trial.run_together(prepared, waiting, show)
+                        else:
+                            trial.run(prepared, waiting, count, show, lock)
+                elif launch.processes > 1:  # the others wait to be told
+                    trial.run_together(prepared, [], lambda report: None)
                 page, found = trial.finish(prepared)
             _conclude(page, found)
             _say(f"it took {duration(time.monotonic() - began)}")
+
+
+def _launch() -> "Launch":
+    """What torchrun or accelerate says of this process; a launch that went wrong is refused."""
+    from controlarm.engines.trl import Launch
+
+    try:
+        return Launch.of(os.environ)
+    except ValueError as error:
+        _refuse(str(error))
 
 
 def _default_device() -> Literal["cpu", "cuda"]:

@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -282,6 +282,57 @@ def run(
     _train(prepared, waiting, workers, show, lock)
 
 
+def run_together(
+    prepared: Prepared | None, waiting: Sequence[int], show: Callable[[dict[str, Any]], None]
+) -> None:
+    """Train one run after the other by all processes that a launcher started; each of them calls this.
+
+    Args:
+        prepared: from ``prepare``, in the first process; None in the others, which are told.
+        waiting: from ``unfinished``, in the first process.
+        show: receives each progress report, in the first process.
+
+    Raises:
+        TrialError: the trial is not of the engine trl, or this machine cannot continue what another began.
+    """
+    from accelerate.state import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    if prepared is not None:
+        if prepared.protocol.trial.engine != "trl":
+            raise TrialError(
+                "trial.engine: lockstep trains in one process a shard and starts its own; run it without a launcher, with --workers"
+            )
+        _check_machine(prepared)
+        _note_machine(prepared)
+    PartialState(cpu=not torch.cuda.is_available())
+    told: list[Any] = [prepared, list(waiting)]
+    broadcast_object_list(told)
+    prepared, waiting = told
+    assert prepared is not None
+    with (prepared.folder / "times.jsonl").open("ab", buffering=0) as times:
+
+        def kept(report: dict[str, Any]) -> None:
+            row = {k: v for k, v in report.items() if k != "runs"} | {"time": time.time()}
+            times.write(json.dumps(row).encode() + b"\n")
+            show(report)
+
+        for number in waiting:
+            started, processor = time.perf_counter(), time.process_time()
+            ENGINES[prepared.protocol.trial.engine](engine_plan(prepared), number, kept)
+            if trl.Launch.of(os.environ).rank == 0:
+                kept(_finished_report(number, started, processor))
+
+
+def _finished_report(number: int, started: float, processor: float) -> dict[str, Any]:
+    return {
+        "stage": "finished",
+        "shard": number,
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - processor,
+    }
+
+
 def _check_machine(prepared: Prepared) -> None:
     """A trial ends as it began, compiled or not, on the same kind of device: other programs round differently."""
     plan, where = prepared.plan, prepared.folder / "plan.json"
@@ -497,14 +548,7 @@ def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int, lock: Conne
                 }
             )
             return
-        reports.put(
-            {
-                "stage": "finished",
-                "shard": number,
-                "seconds": time.perf_counter() - started,
-                "cpu_seconds": time.process_time() - processor,
-            }
-        )
+        reports.put(_finished_report(number, started, processor))
 
 
 def explain(error: Exception) -> str:
