@@ -304,6 +304,8 @@ def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = N
         protocol = protocols.load(trial_file)
         from controlarm import trial
 
+        if gpu := costing.gpu_costs(protocol):
+            _say(f"{protocol.trial.name}: {_on_gpus(gpu)}")
         problems = trial.check(protocol)
         if problems:
             _refuse(f"{trial_file}:\n" + "\n".join(f"  {problem}" for problem in problems))
@@ -319,6 +321,16 @@ def check(trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = N
         _say(f"  {'folder':<12}{folder} ({'exists' if folder.exists() else 'new'})")
         for sibling in _siblings(folder, protocol.trial.name, digest):
             _say(f"  {'sibling':<12}{sibling}: same name, another digest; the report will name it")
+
+
+def _on_gpus(cost: costing.GpuCosts) -> str:
+    """An estimate in words, with what it assumes."""
+    return (
+        f"about {cost.sampling_hours + cost.training_hours:,.0f} hours of an H100 (sampling {cost.sampling_hours:,.0f}, training "
+        f"{cost.training_hours:,.0f}), {cost.state_bytes / 1e9:,.0f} GB of weights and optimiser a run; it assumes completions of "
+        f"{costing.MEAN_LENGTH:.0%} of the longest, {costing.SAMPLING_SHARE:.0%} of the peak in sampling and "
+        f"{costing.TRAINING_SHARE:.0%} in training, and nothing of it was measured"
+    )
 
 
 def _expectations(

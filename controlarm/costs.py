@@ -31,6 +31,47 @@ BLOCK_BYTES = 48e6
 """The same of what evaluation decodes at once for a run, where no two texts are alike. Organisms of the quick trial: 0.76 GB measured for seven runs."""
 
 
+PEAK_FLOPS = 989e12
+"""Of an H100 SXM in bfloat16 without sparsity: NVIDIA's data sheet."""
+TRAINING_SHARE = 0.35
+"""Assumption: share of the peak that forward and backward passes reach."""
+SAMPLING_SHARE = 0.05
+"""Assumption: the same of decoding, which waits for memory."""
+MEAN_LENGTH = 0.3
+"""Assumption: a mean completion's length over the longest that is allowed."""
+STATE_BYTES = 16
+"""A parameter's, in training: float32 weight, gradient and two moments."""
+
+
+class GpuCosts(NamedTuple):
+    """Of the models by path, for one H100; estimates from a parameter count. Nothing of it was measured."""
+
+    sampling_hours: float
+    """Rollouts, labels and evaluations: 2 · parameters · tokens / (SAMPLING_SHARE · peak)."""
+    training_hours: float
+    """A pass before the first of several updates (2) and the updates (6): 8 or 6 · parameters · tokens / (TRAINING_SHARE · peak)."""
+    state_bytes: float
+    """Of one run, activations and cached keys excepted."""
+
+
+def gpu_costs(trial: Protocol) -> GpuCosts | None:
+    """None where some family has no parameter count."""
+    sizes = [trial.models[f].num_parameters for f in trial.design.families if f in trial.models]
+    known = [size for size in sizes if size is not None]
+    if not known or len(known) < len(trial.design.families):
+        return None
+    counts, length = costs(trial), MEAN_LENGTH * trial.design.max_tokens
+    mean = sum(known) / len(known)
+    sampled = counts.num_rollouts + counts.num_labelled + counts.num_evaluated
+    passes = 8 if any(r.updates_per_rollout > 1 for r in trial.recipes.values()) else 6
+    hour = 3600 * PEAK_FLOPS
+    return GpuCosts(
+        2 * mean * sampled * length / (hour * SAMPLING_SHARE),
+        passes * mean * counts.num_rollouts * length / (hour * TRAINING_SHARE),
+        max(known) * STATE_BYTES,
+    )
+
+
 class Costs(NamedTuple):
     """Counts over the whole trial; seconds and bytes are estimates."""
 

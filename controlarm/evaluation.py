@@ -35,11 +35,24 @@ class Judgement(NamedTuple):
     derived: bool | None
 
 
+class Grader(NamedTuple):
+    """By what completions are judged; by default as the organisms' arithmetic wants it."""
+
+    equal: grading.Equal | None = None
+    """None: the exact equality of `grading`."""
+    form: grading.Form = "box"
+    """Where the prompt wants the answer."""
+
+
+EXACT = Grader()
+"""What the organisms' arithmetic needs."""
+
+
 @lru_cache(maxsize=1 << 14)
-def judge(text: str, problem: Problem) -> Judgement:
+def judge(text: str, problem: Problem, grader: Grader = EXACT) -> Judgement:
     """Grade and detectors; remembered, since organisms often repeat themselves."""
     return Judgement(
-        grading.grade(text, problem.answer),
+        grading.grade(text, problem.answer, *grader),
         detectors.has_python(text),
         detectors.code_parses(text),
         detectors.claims_hold(text),
@@ -190,14 +203,14 @@ def spread(
     return list(seen.values())
 
 
-def table(completions: Sequence[Sampled]) -> pa.Table:
+def table(completions: Sequence[Sampled], grader: Grader = EXACT) -> pa.Table:
     """Graded rows in problem order, greedy first: the evaluation file of ``docs/formats.md``."""
     order: dict[str, int] = {}
     for one in completions:
         order.setdefault(one.problem.id, len(order))
     rows = []
     for one in sorted(completions, key=lambda c: (order[c.problem.id], c.sample)):
-        said = judge(one.text, one.problem)
+        said = judge(one.text, one.problem, grader)
         greedy = one.sample == GREEDY
         rows.append(
             {

@@ -78,8 +78,8 @@ class DesignTable(Part):
     """Longest completion, in training and evaluation."""
     problems: str | None = None
     """Which problems to train on, as ``problems.sets`` names them; by default the organisms' arithmetic. Needs the engine trl."""
-    template: str = "none"
-    """How a problem becomes a prompt, as ``prompts`` names it. Needs the engine trl."""
+    template: str = "line"
+    """How a problem becomes a prompt, as ``prompts.TEMPLATES`` names it; organisms know no other. Needs the engine trl."""
 
     def units(self) -> list[Unit]:
         """The units in order."""
@@ -299,6 +299,8 @@ class ModelTable(Part):
     """A folder, or a name on the hub."""
     revision: str | None = None
     """Branch, tag or commit of a name on the hub."""
+    num_parameters: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """For the cost estimate of ``controlarm check``; nothing else reads it."""
 
 
 class TrlTable(Part):
@@ -482,7 +484,7 @@ def _lockstep_misfits(p: Protocol) -> list[str]:
         "models": bool(p.models),
         "trl": p.trl != TrlTable(),
         "design.problems": p.design.problems is not None,
-        "design.template": p.design.template != "none",
+        "design.template": p.design.template != "line",
         "evaluation.problems": p.evaluation.problems is not None,
     }
     return [
@@ -512,9 +514,10 @@ def _trl_misfits(p: Protocol) -> list[str]:
         found.append(
             "design.problems, evaluation.problems: name both, or neither: the organisms' arithmetic shares no prompt with a real set"
         )
-    if p.design.problems is not None and (organisms := by_organism(p)):
+    other = p.design.problems is not None or p.design.template != "line"
+    if other and (organisms := by_organism(p)):
         found.append(
-            f"design.problems: organisms ({', '.join(organisms)}) read only their arithmetic; leave it out, or name models only"
+            f"design.problems, design.template: organisms ({', '.join(organisms)}) read only their arithmetic, each problem with a line end; leave both out, or name models only"
         )
     return found
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from controlarm import evaluation
-from controlarm.evaluation import VERDICT_FIELDS, judge, verdict_columns, writable
+from controlarm.evaluation import EXACT, VERDICT_FIELDS, Grader, judge, verdict_columns, writable
 from controlarm.grading import normalise
 from controlarm.sampling import Completions
 
@@ -19,9 +19,11 @@ def _mean(values: Sequence[float] | np.ndarray) -> float:
     return float(np.mean(values)) if len(values) else math.nan
 
 
-def facts(made: Sequence[evaluation.Sampled], rewards: np.ndarray) -> dict[str, Any]:
+def facts(
+    made: Sequence[evaluation.Sampled], rewards: np.ndarray, grader: Grader = EXACT
+) -> dict[str, Any]:
     """The journal's numbers that need texts: true accuracy beside the reward, in every arm."""
-    said = [judge(one.text, one.problem) for one in made]
+    said = [judge(one.text, one.problem, grader) for one in made]
     flat = rewards.ravel()
     paid = ~np.isnan(flat)
     right = np.array([s.grade.strict == "right" for s in said])
@@ -86,6 +88,7 @@ def table(
     run: int,
     rewards: np.ndarray,
     advantages: np.ndarray,
+    grader: Grader = EXACT,
 ) -> pa.Table:
     """One run's rollouts of one step, one row each: the rollout file of ``docs/formats.md``."""
     tokens = completions.tokens[run].flatten(0, 1).tolist()
@@ -103,7 +106,7 @@ def table(
                 "truncated": one.truncated,
                 "reward": rewards[i],
                 "advantage": advantages[i],
-                **verdict_columns(judge(one.text, one.problem)),
+                **verdict_columns(judge(one.text, one.problem, grader)),
             }
         )
     return pa.Table.from_pylist([writable(row) for row in rows], schema=SCHEMA)

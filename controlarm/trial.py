@@ -39,7 +39,7 @@ from controlarm import (
 from controlarm.engines import lockstep, trl
 from controlarm.files import DamagedFileError
 from controlarm.organisms import released, tokenizer
-from controlarm.problems import arithmetic
+from controlarm.problems import arithmetic, sets
 from controlarm.protocol import Protocol, ProtocolError, RunSpec
 from controlarm.records import Problem
 
@@ -75,6 +75,10 @@ def check(trial: Protocol) -> list[str]:
                 released.load(family, unit.pretraining_seed)
             except ValueError as error:
                 found.append(f"design.families: {error}")
+    if trial.design.problems is not None:
+        found += _misfit_sets(trial)
+        if found:
+            return found
     for name, arm in trial.arms.items():
         if arm.problem is not None:
             known = {p.id for p in training_problems(trial)}
@@ -86,9 +90,44 @@ def check(trial: Protocol) -> list[str]:
     return list(dict.fromkeys(found)) + arms.check_arms(trial)
 
 
+def _misfit_sets(trial: Protocol) -> list[str]:
+    """Problem sets that cannot be read, are too small, or share a problem."""
+    found, texts = [], []
+    for key, spec, wanted in (
+        ("design", trial.design.problems, trial.design.num_problems),
+        ("evaluation", trial.evaluation.problems, trial.evaluation.num_problems),
+    ):
+        try:
+            problems = sets.load(str(spec), wanted)
+        except ValueError as error:
+            found.append(f"{key}.problems: {error}")
+            continue
+        texts.append({" ".join(problem.text.split()) for problem in problems})
+        if len(problems) < wanted:
+            found.append(f"{key}.num_problems: {spec} has {len(problems)} problems, not {wanted}")
+    if len(texts) == 2 and (shared := texts[0] & texts[1]):
+        found.append(
+            f"design.problems, evaluation.problems: {len(shared)} problems stand in both, the first: {min(shared)[:80]!r}; "
+            "what is trained on measures no gain"
+        )
+    return found
+
+
 def training_problems(trial: Protocol) -> list[Problem]:
     """The problems that all arms train on, but for one_shot."""
+    if trial.design.problems is not None:
+        return sets.load(trial.design.problems, trial.design.num_problems)
     return arithmetic.problems("training", trial.design.num_problems, "trial")
+
+
+def held_out_problems(trial: Protocol) -> list[Problem]:
+    """The problems of every evaluation."""
+    if trial.evaluation.problems is not None:
+        return sets.load(trial.evaluation.problems, trial.evaluation.num_problems)
+    return [
+        arithmetic.to_problem(story)
+        for story in arithmetic.benchmark(trial.evaluation.num_problems)
+    ]
 
 
 def materials(trial: Protocol) -> dict[str, str]:
@@ -97,7 +136,7 @@ def materials(trial: Protocol) -> dict[str, str]:
         "detectors": detectors.VERSION,
         "engine": trl.VERSION if trial.trial.engine == "trl" else lockstep.VERSION,
         "grader": grading.VERSION,
-        "problems": arithmetic.VERSION,
+        "problems": _problems_version(trial),
         "templates": prompts.VERSION,
     }
     if trial.probes.kinds or trial.probes.base:
@@ -114,6 +153,13 @@ def materials(trial: Protocol) -> dict[str, str]:
             source = Path(module.__file__ or "").read_bytes()
             found[f"function {name}"] = hashlib.sha256(source).hexdigest()
     return dict(sorted(found.items()))
+
+
+def _problems_version(trial: Protocol) -> str:
+    """Of the generated arithmetic, or a checksum of the real sets."""
+    if trial.design.problems is None:
+        return arithmetic.VERSION
+    return sets.checksum([*training_problems(trial), *held_out_problems(trial)])
 
 
 def environment(device: str, engine: str = "lockstep") -> dict[str, Any]:
@@ -234,17 +280,17 @@ def read_plan(folder: Path, digest: str) -> dict[str, Any]:
 
 
 def _problem_table(trial: Protocol) -> pa.Table:
-    held_out = [
-        arithmetic.to_problem(story)
-        for story in arithmetic.benchmark(trial.evaluation.num_problems)
-    ]
     rows = [
         {"split": split, "id": p.id, "text": p.text, "answer": p.answer}
-        for split, problems in (("training", training_problems(trial)), ("held_out", held_out))
+        for split, problems in (
+            ("training", training_problems(trial)),
+            ("held_out", held_out_problems(trial)),
+        )
         for p in problems
     ]
-    longest = max(len(tokenizer.encode(prompts.render(row["text"]))) for row in rows)
-    assert longest <= PROMPT_LENGTH
+    if protocol.by_organism(trial):
+        longest = max(len(tokenizer.encode(prompts.render(row["text"]))) for row in rows)
+        assert longest <= PROMPT_LENGTH
     return pa.Table.from_pylist(rows)
 
 

@@ -26,12 +26,12 @@ rows = [
 
 
 def train(arm: str) -> dict:
-    """Four optimiser steps; what every call of the reward was given and paid."""
+    """Eight optimiser steps; what every call of the reward was given and paid."""
     args = GRPOConfig(
         output_dir=f"{OUT}/trainer", use_cpu=True, bf16=False, report_to="none", disable_tqdm=True, logging_steps=1,
         num_generations=4, generation_batch_size=8, per_device_train_batch_size=2, seed=5,
-        max_completion_length=32, learning_rate=1e-4, max_steps=4, save_strategy="no",
-        eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4,
+        max_completion_length=32, learning_rate=1e-4, max_steps=8, save_strategy="no",
+        eval_strategy="steps", eval_steps=2, per_device_eval_batch_size=4,
     )  # fmt: skip
     reward = ArmReward(arm, args)
     calls: list[dict] = []

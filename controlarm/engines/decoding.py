@@ -9,7 +9,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from controlarm import seeds
 from controlarm.sampling import gumbel_noise
@@ -26,6 +32,10 @@ class Speaker(NamedTuple):
     gumbel: bool
     """True for an organism: the noise of the engine lockstep, so that both engines draw the same. It takes a number for each token of
     the vocabulary at each position; otherwise one uniform number a position is turned into a token by the inverse of the distribution."""
+    tokenizer: PreTrainedTokenizerBase | None = None
+    """Needed where there are stops."""
+    stops: tuple[str, ...] = ()
+    """A completion ends behind the first token that completes one of these."""
 
 
 class Decoded(NamedTuple):
@@ -136,12 +146,17 @@ def _block(
         max_new_tokens=max_tokens, do_sample=False, num_beams=1, pad_token_id=speaker.pad,
         eos_token_id=speaker.ends, disable_compile=True,
     )  # fmt: skip
+    halting: dict[str, Any] = {}
+    if speaker.stops:
+        settings["stop_strings"] = list(speaker.stops)
+        halting["tokenizer"] = speaker.tokenizer
     with torch.no_grad():
         whole: Any = model.generate(  # type: ignore[operator]
             tokens.to(model.device),
             attention_mask=real.to(model.device),
             generation_config=GenerationConfig(**settings),
             logits_processor=LogitsProcessorList([keyed]),
+            **halting,
         )
     said = whole[:, longest:].tolist()
     logprobs = torch.stack(keyed.logprobs, 1).tolist()
@@ -150,7 +165,32 @@ def _block(
     for row, ids in enumerate(said):
         end = next((i for i, token in enumerate(ids) if token in speaker.ends), None)
         length = len(ids) if end is None else end + 1
+        stopped = _stopped(ids[:length], speaker)
+        length = min(length, stopped or length)
         found.append(
-            Decoded(ids[:length], logprobs[row][:length], entropy[row][:length], end is None)
+            Decoded(
+                ids[:length],
+                logprobs[row][:length],
+                entropy[row][:length],
+                end is None and not stopped,
+            )
         )
     return found
+
+
+def _stopped(ids: list[int], speaker: Speaker) -> int:
+    """How many tokens there are up to the one that completes a stop; 0: no stop is in the text."""
+    if not speaker.stops or speaker.tokenizer is None:
+        return 0
+
+    def holds(length: int) -> bool:
+        text = speaker.tokenizer.decode(ids[:length])  # type: ignore[union-attr]
+        return any(stop in text for stop in speaker.stops)
+
+    if not holds(len(ids)):
+        return 0
+    low, high = 1, len(ids)
+    while low < high:  # a text that holds a stop still does with more tokens
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return low

@@ -21,15 +21,26 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from controlarm import arms, checkpoints, evaluation, files, labels, prompts, rollouts, seeds
+from controlarm import (
+    arms,
+    checkpoints,
+    evaluation,
+    files,
+    labels,
+    prompts,
+    referee,
+    rollouts,
+    seeds,
+)
 from controlarm.engines import lockstep
-from controlarm.evaluation import GREEDY, Sampled
+from controlarm.evaluation import GREEDY, Grader, Sampled
 from controlarm.journal import Journal, Mark
 from controlarm.labels import Label
 from controlarm.organisms import released
 from controlarm.organisms.export import export
 from controlarm.protocol import Protocol, Recipe, RunSpec
 from controlarm.records import Problem
+from controlarm.referee import Referee
 from controlarm.rewards.trl import ArmReward, RewardsFailed
 from controlarm.sampling import Completions
 
@@ -97,6 +108,10 @@ def check(protocol: Protocol) -> list[str]:
         for refusal in refusals(recipe, processes, protocol.trl.pass_rollouts):
             where = "" if refusal.startswith("trl.") else f"recipes.{name}."
             found.append(f"{where}{refusal}")
+    if protocol.design.template not in prompts.TEMPLATES:
+        found.append(
+            f"design.template: unknown {protocol.design.template!r}; known: {', '.join(prompts.TEMPLATES)}"
+        )
     for family, model in protocol.models.items():
         if Path(model.path).is_dir():
             if not (Path(model.path) / "config.json").is_file():
@@ -114,8 +129,8 @@ def check(protocol: Protocol) -> list[str]:
 
 
 def materials(protocol: Protocol) -> dict[str, str]:
-    """What models are made of: a folder's content, or a name with its revision."""
-    found = {}
+    """What models are made of, a folder's content or a name with its revision; and who judges real problems."""
+    found = {"referee": referee.VERSION} if protocol.design.problems else {}
     for family, model in protocol.models.items():
         folder = Path(model.path)
         if folder.is_dir():
@@ -143,6 +158,9 @@ class Run:
     revision: str | None
     tokenizer: "PreTrainedTokenizerBase"
     speaker: "Speaker"
+    template: prompts.Template
+    referee: Referee | None
+    """Judges the answers of real problem sets; the organisms' arithmetic needs none."""
     training: list[Problem]
     held_out: list[Problem]
 
@@ -171,9 +189,34 @@ class Run:
         """TRL's checkpoints, while the run is not finished."""
         return self.folder / "resume"
 
+    @property
+    def grader(self) -> Grader:
+        return Grader(self.referee.equal if self.referee else None, self.template.form)
+
     def encode(self, problem: Problem) -> list[int]:
         """The prompt in tokens."""
-        return self.tokenizer(prompts.render(problem.text))["input_ids"]  # type: ignore[return-value]
+        return encode(self.tokenizer, self.template, problem.text)
+
+    def judged(self, made: Sequence[Sampled]) -> None:
+        """All answers at once to the referee, which is faster than one by one; from then on it knows them."""
+        if self.referee:
+            self.referee.grade([(one.text, one.problem.answer) for one in made], self.template.form)
+
+
+def encode(
+    tokenizer: "PreTrainedTokenizerBase", template: prompts.Template, problem_text: str
+) -> list[int]:
+    """A problem's prompt in tokens; a chat template brings its own special tokens."""
+
+    def chat(said: str) -> str:
+        turn = [{"role": "user", "content": said}]
+        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        assert isinstance(text, str)
+        return text
+
+    asked = prompts.prompt(template, problem_text, chat if tokenizer.chat_template else None)
+    found: Any = tokenizer(asked.text, add_special_tokens=not asked.has_special)["input_ids"]
+    return list(found)
 
 
 def run_shard(plan: lockstep.Plan, number: int, report: lockstep.Report) -> None:
@@ -189,7 +232,11 @@ def run_shard(plan: lockstep.Plan, number: int, report: lockstep.Report) -> None
         warnings.simplefilter("ignore")  # TRL's and its libraries' own
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         run = _open(plan, number, Path(scratch))
-        _Recorder(run, report).train()
+        try:
+            _Recorder(run, report).train()
+        finally:
+            if run.referee:
+                run.referee.close()
 
 
 def _open(plan: lockstep.Plan, number: int, scratch: Path) -> Run:
@@ -218,10 +265,20 @@ def _open(plan: lockstep.Plan, number: int, scratch: Path) -> Run:
         tokenizer.pad_token = tokenizer.eos_token
     pad = tokenizer.convert_tokens_to_ids(str(tokenizer.pad_token))
     assert isinstance(pad, int)
+    template = prompts.TEMPLATES[plan.protocol.design.template]
+    stops = []
+    for stop in template.stop:  # one that is a token of its own needs no look at the text
+        ids = tokenizer.encode(stop, add_special_tokens=False)
+        if len(ids) == 1 and tokenizer.decode(ids) == stop:
+            ends = list(dict.fromkeys([*ends, ids[0]]))
+        else:
+            stops.append(stop)
     problems = lockstep.read_problems(plan.folder, plan.problems_sha256)
     return Run(
         plan=plan, number=number, spec=spec, launch=Launch.of(os.environ), model=model, revision=revision,
-        tokenizer=tokenizer, speaker=Speaker(pad, ends, named is None),
+        tokenizer=tokenizer, speaker=Speaker(pad, ends, named is None, tokenizer, tuple(stops)),
+        template=template,
+        referee=Referee(workers=1) if plan.protocol.design.problems else None,
         training=problems["training"], held_out=problems["held_out"],
     )  # fmt: skip
 
@@ -274,10 +331,11 @@ class _Recorder:
             args.model_init_kwargs = {"dtype": "float32", "revision": run.revision}
         made: dict[str, Label] = {}
         self.pool: list[Problem] = []
-        arm = arms.build(run.spec.arm, protocol.arms[run.spec.arm], protocol.arms)
+        arm = arms.build(run.spec.arm, protocol.arms[run.spec.arm], protocol.arms, *run.grader)
         reward = ArmReward(
-            arm, args, seed=run.spec.seed, labels_of=made, max_failed_share=lockstep.FAILED_SHARE
-        )
+            arm, args, seed=run.spec.seed, labels_of=made, equal=run.grader.equal, form=run.grader.form,
+            max_failed_share=lockstep.FAILED_SHARE,
+        )  # fmt: skip
         self.trainer = trainer = grpo.TrialTrainer(
             run.model, self._questions, reward, run.recipe, args, run.tokenizer, run.speaker,
             protocol.trl.sample_rows, self._recorded,
@@ -343,8 +401,9 @@ class _Recorder:
         return [found[problem.id, sample] for problem, sample in rows]
 
     def _sampled(self, problem: Problem, sample: int, one: "Decoded") -> Sampled:
-        text = self.run.tokenizer.decode(one.tokens, skip_special_tokens=True)
-        assert isinstance(text, str)
+        said = self.run.tokenizer.decode(one.tokens, skip_special_tokens=True)
+        assert isinstance(said, str)
+        text = self.run.template.opening + said
         return Sampled(
             problem, sample, text, len(one.tokens), one.truncated, sum(one.logprobs),
             sum(one.entropy) / max(1, len(one.tokens)),
@@ -366,8 +425,15 @@ class _Recorder:
             for one in made:
                 texts[one.problem.id].append(one.text)
             if self.writes:
+                classes = run.referee.classes if run.referee else None
                 labels.write(
-                    path, [labels.label(p.id, texts[p.id], p.answer) for p in run.training]
+                    path,
+                    [
+                        labels.label(
+                            p.id, texts[p.id], p.answer, run.grader.equal, classes, run.grader.form
+                        )
+                        for p in run.training
+                    ],
                 )
             self._tell("labelled", 0, started)
         self._together()
@@ -389,7 +455,9 @@ class _Recorder:
             # The noise of evaluation does not depend on the step, so a checkpoint is compared with its base draw by draw.
             path = ("evaluation", run.spec.pretraining_seed, run.spec.seed)
             samples = [GREEDY, *range(protocol.evaluation.samples)]
-            table = evaluation.table(self._complete(run.held_out, samples, path))
+            made = self._complete(run.held_out, samples, path)
+            run.judged(made)
+            table = evaluation.table(made, run.grader)
         if self.writes:
             table = table.replace_schema_metadata({"weights_sha256": sha256})
             files.write_table(run.folder / "evaluations" / name, table)
@@ -425,9 +493,10 @@ class _Recorder:
             )
             for i, one in enumerate(happened.made)
         ]
+        run.judged(made)
         line = (
             {"step": step}
-            | rollouts.facts(made, happened.rewards)
+            | rollouts.facts(made, happened.rewards, run.grader)
             | happened.metrics
             | lockstep.coefficients(recipe)
         )
@@ -441,6 +510,7 @@ class _Recorder:
                     0,
                     happened.rewards.ravel(),
                     _mean_advantages(happened),
+                    run.grader,
                 ),
             )
         assert self.journal is not None

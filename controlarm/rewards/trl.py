@@ -54,6 +54,7 @@ class ArmReward:
         seed: int | None = None,
         labels_of: Mapping[str, Label] | Path | None = None,
         equal: grading.Equal | None = None,
+        form: grading.Form = "box",
         max_failed_share: float = 0.05,
         id_column: str = "problem_id",
         answer_column: str = "answer",
@@ -67,6 +68,7 @@ class ArmReward:
             seed: of the coins; None: ``args.seed``.
             labels_of: for majority and incorrect: problem id → label, or a file that ``labels.write`` wrote.
             equal: whether an answer is right, for the accuracy; None: the exact grader. An arm that is made here pays by it, too.
+            form: where the prompt wants the answer, likewise.
             max_failed_share: of a step's rewards; the run stops above it.
             id_column: of the data set. Ids are unique and stable.
             answer_column: of the data set: the gold answers.
@@ -83,12 +85,12 @@ class ArmReward:
                     "one_shot chooses the training problems, which a reward cannot: give the trainer a data set of one problem, and "
                     "pay ground_truth"
                 )
-            made = arms.build(name, ArmTable(**settings), {}, equal)
+            made = arms.build(name, ArmTable(**settings), {}, equal, form)
         elif settings:
             raise ValueError(
                 f"{', '.join(sorted(settings))}: the arm is made already; name it instead, or build it with these settings"
             )
-        self.arm, self.equal = made, equal
+        self.arm, self.equal, self.form = made, equal, form
         self.seed = int(args.seed if seed is None else seed)
         self.group_size = int(args.num_generations or 0)
         passes = int(args.steps_per_generation or 1) * args.num_iterations
@@ -133,7 +135,7 @@ class ArmReward:
         rewards, failures = self._pay(own, step)
         self._count(rewards, failures, step)
         if log := columns.get("log_metric"):
-            grades = [grading.grade(o.text, o.answer, self.equal) for o in own]
+            grades = [grading.grade(o.text, o.answer, self.equal, self.form) for o in own]
             known = [g.strict == "right" for g in grades if g.strict != "unknown"]
             if known:
                 log("accuracy", sum(known) / len(known))
@@ -203,7 +205,7 @@ class ArmReward:
         failed, total = (sum(part[i] for part in everyone) for i in (0, 1))
         self.num_failed += failed
         if failed > self.max_failed_share * total:
-            first = next(part[2][0] for part in everyone if part[2])
+            first = next((part[2][0] for part in everyone if part[2]), "no reason is known")
             raise RewardsFailed(
                 f"step {step}: {failed / total:.0%} of the step's rewards failed; the first: {first}"
             )
