@@ -58,7 +58,8 @@ def said(rng: np.random.Generator, gold: str, others: list[str], hit: float) -> 
         return None
     if draw < 0.05 + hit:
         other = gold.replace("frac", "dfrac").replace(",", ", ") if rng.random() < 0.3 else gold
-        return other if rng.random() < 0.9 else f"x = {other}"
+        single = not set("(x") & set(gold)  # nobody says that x is an interval
+        return f"x = {other}" if single and rng.random() < 0.1 else other
     # Some wrong answers are much more frequent than others.
     wrong = others[int(len(others) * rng.random() ** 2)]
     return wrong if rng.random() < 0.8 else f"{rng.integers(1, 60)}"
@@ -134,12 +135,16 @@ def table(found: dict[str, Any]) -> str:
         for row in found["rows"]
     ]  # fmt: skip
     columns = ["log:", "rollouts", "size", "distinct pairs judged", "seconds", "processor seconds", "peak GiB", "unknown"]  # fmt: skip
-    kept = all(
-        row["wall"] <= found["bounds"]["wall"] and row["peak_bytes"] <= found["bounds"]["bytes"]
-        for row in found["rows"]
+    bound = found["bounds"]
+
+    def kept(what: str, most: float) -> str:
+        return "kept" if all(row[what] <= most for row in found["rows"]) else "not kept"
+
+    verdict = (
+        f"Bound {bound['wall']:.0f} s: {kept('wall', bound['wall'])} by the clock, {kept('processor', bound['wall'])} in processor seconds of all its processes together "
+        f"(what one free core would take); {bound['bytes'] / 2**30:.0f} GiB: {kept('peak_bytes', bound['bytes'])}."
     )
-    bound = f"bound {found['bounds']['wall']:.0f} s and {found['bounds']['bytes'] / 2**30:.0f} GiB: {'kept' if kept else 'broken'}"
-    return f"{harness.markdown(columns, lines)}\n\n{harness.said(found)} {bound}."
+    return f"{harness.markdown(columns, lines)}\n\n{harness.said(found)} {verdict}"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -221,6 +222,17 @@ def test_a_benchmark_runs_in_its_quick_form(benchmark, more, said, monkeypatch, 
     assert code == 0, output.err
     assert said in output.out
     assert found and found["machine"]["torch"] and found["rows"]
+
+
+def test_what_is_told_of_the_audits_cost_was_measured_and_keeps_its_bounds():
+    root = Path(__file__).parents[1]
+    found = json.loads((root / "benchmarks/results/audit.json").read_text(encoding="utf-8"))
+    assert audit.table(found) in (root / "docs/audit.md").read_text(encoding="utf-8")
+    for row in found["rows"]:
+        assert row["rollouts"] == audit.ROLLOUTS
+        # The clock depends on who else is on the machine; what the processes took together does not.
+        assert row["processor"] <= audit.BOUNDS["wall"]
+        assert row["peak_bytes"] <= audit.BOUNDS["bytes"]
 
 
 def test_a_quick_run_is_never_kept(monkeypatch, tmp_path, capsys):
