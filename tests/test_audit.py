@@ -299,10 +299,11 @@ def test_a_named_control_counts_as_given(tmp_path):
     assert [c["control"] for c in found["controls"] if c["run"]] == ["random"]
 
 
-def test_a_log_without_answers_borrows_them_from_a_problem_set(tmp_path):
-    rows = [{"input": f"user\nWhat is {i} + 0?\nassistant\n", "output": right(str(i)), "reward": 1.0} for i in range(4)]  # fmt: skip
+@pytest.mark.parametrize("more", ["", " Say it in words, and say why it is so."])
+def test_a_log_without_answers_borrows_them_from_a_problem_set(tmp_path, more):
+    rows = [{"input": f"user\nWhat is {i} + 0?{more}\nassistant\n", "output": right(str(i)), "reward": 1.0} for i in range(4)]  # fmt: skip
     log = write(tmp_path / "run.jsonl", rows)
-    asked = write(tmp_path / "asked.jsonl", [{"problem": f"What is {i} + 0?", "answer": str(i)} for i in range(3)])  # fmt: skip
+    asked = write(tmp_path / "asked.jsonl", [{"problem": f"What is {i} + 0?{more}", "answer": str(i)} for i in range(3)])  # fmt: skip
     ran = CliRunner().invoke(app, ["audit", str(log), "--problems", str(asked), "--to", str(tmp_path / "out")])  # fmt: skip
     assert ran.exit_code == 0, ran.output
     side = json.loads((tmp_path / "out" / "audit.json").read_text())["sides"][0]

@@ -22,6 +22,8 @@ from controlarm.records import Problem
 
 ENOUGH = 20
 """Problems that both ends of a log must share for a paired comparison; else each end has its own."""
+HEAD = 24
+"""Characters that a problem is looked for by."""
 PLACEBO = "random"
 """A log of this name is the placebo: the others' gain over it is told, too."""
 
@@ -194,6 +196,10 @@ def _completions(name: str, side: Side) -> list[dict[str, Any]]:
 def _lend_golds(samples: Samples, problems: Sequence[Problem]) -> None:
     """Give rows without a gold answer that of the problem whose text is their prompt, or stands in it."""
     exact = {p.text.strip(): p.answer for p in problems}
+    heads: dict[str, list[str]] = {}
+    for text in filter(None, exact):
+        heads.setdefault(text[:HEAD], []).append(text)
+    short = [text for text in exact if 0 < len(text) < HEAD]
     golds = {gold: i for i, gold in enumerate(samples.golds)}
     lent = np.full(len(samples.problems), -1)
     for number, prompt in enumerate(samples.prompts):
@@ -201,7 +207,9 @@ def _lend_golds(samples: Samples, problems: Sequence[Problem]) -> None:
             continue
         answer = exact.get(prompt.strip())
         if answer is None:
-            held = [text for text in exact if text and text in prompt]
+            starts = range(len(prompt) - HEAD + 1)
+            held = [t for i in starts for t in heads.get(prompt[i : i + HEAD], ()) if prompt.startswith(t, i)]  # fmt: skip
+            held += [text for text in short if text in prompt]
             # Of several the longest: a short problem may be the beginning of a longer one.
             answer = exact[max(held, key=len)] if held else None
         if answer is not None:
