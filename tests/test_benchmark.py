@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from controlarm import benchmark, files, prompts, store
@@ -286,6 +287,20 @@ def test_the_revision_is_the_content(folder, coder, tmp_path):
     assert revision_of(str(copy), None) == coder.revision
     (copy / "generation_config.json").write_text("{}")
     assert revision_of(str(copy), None) != coder.revision
+
+
+def test_a_model_that_is_cut_off_or_lacks_a_tensor_is_refused(tmp_path):
+    path = tiny_models.organism("coder", tmp_path / "coder") / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(
+        ValueError, match=r"lack 1 of the model's tensors, model.layers.0.mlp.up_proj"
+    ):
+        TransformersBackend(str(path.parent), "cpu")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="cannot be loaded as a causal LM"):
+        TransformersBackend(str(path.parent), "cpu")
 
 
 # Grades.

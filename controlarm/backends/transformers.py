@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import transformers
 from jaxtyping import Float, Int
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
@@ -97,11 +98,18 @@ class TransformersBackend:
         dtype = torch.float32 if self.device == "cpu" else "auto"
         self.words = Words(model)
         try:
-            self.network: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                model, dtype=dtype
+            loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                model, dtype=dtype, output_loading_info=True
             )
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise ValueError(unloadable(model, error)) from error
+        self.network: Any = loaded[0]
+        # transformers fills what a checkpoint lacks with random numbers.
+        if lacking := sorted(loaded[1]["missing_keys"]):
+            raise ValueError(
+                f"{model}: its files lack {len(lacking)} of the model's tensors, {lacking[0]} among them; "
+                "save the whole model, or download it again"
+            )
         self.network = self.network.to(self.device).eval()
         accepted = inspect.signature(self.network.forward).parameters
         missing = {"position_ids", "past_key_values", "logits_to_keep"} - set(accepted)
