@@ -27,7 +27,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from controlarm import detectors, grading, seeds
+from controlarm import closed_form, detectors, grading, seeds
+from controlarm.problems import random_calculation
 from controlarm.protocol import ArmTable, Protocol
 
 Read = Literal["text", "answer", "label", "group"]
@@ -117,6 +118,13 @@ def one_shot(text: str, answer: str, label: str | None = None, judge: Judge = EX
 def agrees(text: str, label: str | None, judge: Judge = EXACT) -> float:
     """1 when the boxed answer equals the label; a missing label pays nobody, and no box never equals it."""
     return float(judge.agrees(text, label))
+
+
+def graded(text: str, answer: str, judge: Judge = EXACT) -> float:
+    """How near the boxed number is to the gold one, 1 at it (arXiv:2507.10532); 0 when either is no number."""
+    boxed = judge.asked(text)
+    value, gold = (None if a is None else closed_form.number(a) for a in (boxed, answer))
+    return 0.0 if value is None or gold is None else random_calculation.graded_reward(value, gold)
 
 
 def format(text: str, judge: Judge = EXACT) -> float:  # the arm's name
@@ -549,6 +557,9 @@ ARMS: dict[str, Row] = {
     "shuffled": Row(
         function=shuffled, pays="its place in a random order of the group's ground-truth rewards does",
         reads=SIBLINGS, content_free=True, settings=frozenset({"replicate"}),
+    ),
+    "graded": Row(
+        function=graded, judged=True, pays="the boxed number is the gold one; less, the farther it is from it", reads=TRUTH,
     ),
     "one_shot": Row(
         function=one_shot, judged=True, pays="the strict verdict is right (or the boxed answer is `label`), on one training problem only",

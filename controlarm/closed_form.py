@@ -159,6 +159,19 @@ def decided(answer: str, other: str) -> bool | None:
     return None if all(_near(x[0], y[0], APART) for x, y in pairs) else False
 
 
+def number(answer: str) -> float | None:
+    r"""The real number that an answer is, if it is one.
+
+    >>> number(r"\frac{7}{4}"), number("2i"), number("x"), number("(1, 2)")
+    (1.75, None, None, None)
+    """
+    value = read(answer)
+    if value is None or value.letters or value.opening or len(value.parts) != 1:
+        return None
+    found = value.parts[0][0]
+    return None if abs(found.imag) > TOLERANCE * abs(found) else found.real
+
+
 def _sums_apart(answer: str, a: Value, other: str, b: Value) -> bool:
     """Whether two sums of the same letters, or such a sum and a constant, differ at every point.
 

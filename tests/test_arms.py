@@ -30,6 +30,7 @@ EXAMPLES: dict[str, ArmTable] = {
     "random": ArmTable(gamma=0.3),
     "text_coin": ArmTable(gamma=0.3),
     "shuffled": ArmTable(),
+    "graded": ArmTable(),
     "one_shot": ArmTable(problem="p"),
     "python": ArmTable(),
     "no_python": ArmTable(),
@@ -74,6 +75,12 @@ def test_every_row_has_an_example_and_a_line_that_says_what_it_pays():
         ("ground_truth", r"\boxed{0366.0}", 1),
         ("ground_truth", WRONG, 0),
         ("ground_truth", "The answer is 366.", 0),
+        ("graded", RIGHT, 1),
+        ("graded", r"\boxed{\frac{732}{2}}", 1),
+        ("graded", r"\boxed{366.5}", 1 - 0.25 - 0.25 / (366 + 1e-6)),
+        ("graded", r"\boxed{9}", 0.5 - 0.5 * 357 / (366 + 1e-6)),
+        ("graded", r"\boxed{x}", 0),
+        ("graded", "366", 0),
         ("one_shot", RIGHT, 1),
         ("one_shot", WRONG, 0),
         ("majority", WRONG, 1),
@@ -100,7 +107,7 @@ def test_every_row_has_an_example_and_a_line_that_says_what_it_pays():
     ],
 )
 def test_a_reward_pays_what_its_row_says(reward, text, paid):
-    assert arm(reward).pay(view(text)) == [paid]
+    assert arm(reward).pay(view(text)) == [pytest.approx(paid, abs=1e-12)]
 
 
 @pytest.mark.parametrize("reward", ["majority", "incorrect"])
@@ -267,14 +274,14 @@ def test_what_an_arm_does_not_declare_never_changes_its_reward(reward, fields, o
 def test_an_arm_declares_no_more_than_it_uses(reward):
     built = build(reward, EXAMPLES[reward], {})
     steps = range(30)
-    texts = [RIGHT, WRONG, "python " + "ab" * 60 + r"\boxed{323}", "366"]
+    texts = [RIGHT, WRONG, "python " + "ab" * 60 + r"\boxed{323}", "366", *map(str, range(30))]
     groups = [view(*texts, step=step) for step in steps]
     paid = [built.pay(group) for group in groups]
 
     def changes(**fields) -> bool:
         return paid != [built.pay(dataclasses.replace(group, **fields)) for group in groups]
 
-    assert changes(texts=[WRONG] * 4) is ("text" in built.reads)
+    assert changes(texts=[WRONG] * len(texts)) is ("text" in built.reads)
     assert changes(answer="356") is ("answer" in built.reads)
     assert changes(majority="366", incorrect="356") is ("label" in built.reads)
     assert (
