@@ -11,6 +11,7 @@ import numpy as np
 from controlarm.analysis.coverage import share
 from controlarm.analysis.folder import RIGHT
 from controlarm.audit.gain import Side
+from controlarm.audit.samples import TEXT_LOOKED_AT
 
 GRAM = 10
 """Words in a row that are no coincidence."""
@@ -81,7 +82,7 @@ def _other_problems(side: Side) -> tuple[list[int], int]:
     owner: dict[str, int] = {}
     named = sorted((p, n) for n, p in enumerate(samples.prompts) if p)[:MOST_PROBLEMS]
     for prompt, number in named:
-        for gram in _grams(prompt):
+        for gram in _grams(prompt[:TEXT_LOOKED_AT]):
             # Words that several problems share are a template's, or a family's.
             owner[gram] = -1 if gram in owner else number
     rows = [(row, text) for row, text in samples.read_closely if side.chosen[row]]
