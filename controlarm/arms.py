@@ -353,6 +353,19 @@ def build(
     return _build(name, arm, arms_of_trial, judge)
 
 
+def needs_labels(protocol: Protocol) -> bool:
+    """Whether anything of a trial reads the base model's labels: they cost a base's samples of every training problem."""
+    chosen = any(
+        (arm.reward or name) == "one_shot" and arm.problem is None
+        for name, arm in protocol.arms.items()
+    )
+    rewards = [arm.reward or name for name, arm in protocol.arms.items()]
+    parts = [part for arm in protocol.arms.values() for part in arm.of or ()]
+    rewards += [(protocol.arms[p].reward or p) if p in protocol.arms else p for p in parts]
+    paid = any(ARMS[reward].label for reward in rewards if reward in ARMS)
+    return paid or chosen or protocol.design.restrict != "all"
+
+
 def check_arms(protocol: Protocol) -> list[str]:
     """Every problem with the arms of a trial; custom functions are imported."""
     return [

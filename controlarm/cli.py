@@ -370,12 +370,23 @@ def _expectations(
             if cost.num_probed
             else {}
         ),
-        "time": f"about {duration(cost.seconds(workers, compiled=eager is None))} on {workers} free core{'s' if workers > 1 else ''}"
-        + (f"; {eager}" if eager else ""),
-        "memory": f"about {workers * cost.worker_bytes / 1e9:.1f} GB, {cost.worker_bytes / 1e9:.1f} a worker",
+        **_effort(protocol, cost, workers, eager),
         "detectable": effect,
         "claims": claim,
         "endpoint": f"{end.metric} at step {end.step}, against {end.placebo}, margin {end.margin:g}",
+    }
+
+
+def _effort(
+    protocol: Protocol, cost: costing.Costs, workers: int, eager: str | None
+) -> dict[str, str]:
+    """Time and memory, where this program was measured: the engine trl's depend on the model and on where it runs."""
+    if protocol.trial.engine == "trl":
+        return {"time": "not estimated: the engine trl was measured on no model but organisms"}
+    return {
+        "time": f"about {duration(cost.seconds(workers, compiled=eager is None))} on {workers} free core{'s' if workers > 1 else ''}"
+        + (f"; {eager}" if eager else ""),
+        "memory": f"about {workers * cost.worker_bytes / 1e9:.1f} GB, {cost.worker_bytes / 1e9:.1f} a worker",
     }
 
 

@@ -4,6 +4,7 @@ import math
 from typing import NamedTuple
 
 from controlarm.analysis import contrasts
+from controlarm.arms import needs_labels
 from controlarm.protocol import Protocol, runs, shards
 
 SECONDS_PER_ROLLOUT = 0.55e-3
@@ -103,6 +104,8 @@ def costs(trial: Protocol) -> Costs:
     bases = len(design.families) * len(set(design.pretraining_seeds))
     rollouts = len(design.families) * num_units * num_arms * design.num_steps * sum(batches)
     labelled = bases * design.num_problems * trial.labels.samples
+    if trial.trial.engine == "trl" and not needs_labels(trial):
+        labelled = 0
     each = evaluation.num_problems * (1 + evaluation.samples)
     evaluated = num_cells * each * (1 + num_arms * (len(evaluation.steps) - 1))
     length = design.max_tokens / 32

@@ -12,7 +12,7 @@ pytest.importorskip("trl")
 
 from tiny_models import tiny
 
-from controlarm import referee
+from controlarm import costs, protocol, referee
 from controlarm.protocol import ProtocolError
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and its libraries' own
@@ -157,3 +157,21 @@ def test_what_only_this_engine_reads_is_refused_under_lockstep(tmp_path):
     made = text(tmp_path).replace('engine = "trl"', "")
     with pytest.raises(ProtocolError, match="models: does nothing for the engine lockstep"):
         prepare(tmp_path, made)
+
+
+def test_a_cost_is_stated_for_models_with_a_parameter_count():
+    """2 · 7.62e9 FLOPs a sampled token and 8 a trained one: the numbers of ``controlarm check`` by hand."""
+    root = Path(__file__).parent.parent
+    whole = protocol.load(root / "trials" / "qwen2.5-math-7b.toml")
+    found = costs.gpu_costs(whole)
+    assert found is not None
+    rollouts = 5 * 3 * 300 * 64 * 16
+    labels, evaluated = 40_315 * 64, 500 * 5 * (3 + 5 * 3 * 6)
+    tokens = 0.3 * 3072
+    assert found.training_hours == pytest.approx(
+        8 * 7.62e9 * rollouts * tokens / (0.35 * 989e12 * 3600)
+    )
+    assert found.sampling_hours == pytest.approx(
+        2 * 7.62e9 * (rollouts + labels + evaluated) * tokens / (0.05 * 989e12 * 3600)
+    )
+    assert costs.gpu_costs(protocol.load(root / "trials" / "quick.toml")) is None

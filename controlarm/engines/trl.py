@@ -414,7 +414,7 @@ class _Recorder:
     def _labels(self) -> dict[str, Label]:
         """The base model's labels, made once where an arm or the choice of problems needs them."""
         run, protocol = self.run, self.run.plan.protocol
-        if not needs_labels(protocol):
+        if not arms.needs_labels(protocol):
             return {}
         path = run.labels_path
         if not path.exists():
@@ -571,21 +571,6 @@ class _Recorder:
                 "runs": told,
             }
         )
-
-
-def needs_labels(protocol: Protocol) -> bool:
-    """Whether anything reads the base model's labels: they cost a base's samples of every training problem."""
-    chosen = any(
-        (arm.reward or name) == "one_shot" and arm.problem is None
-        for name, arm in protocol.arms.items()
-    )
-    paid = any(_reads_label(name, protocol) for name in protocol.arms)
-    return paid or chosen or protocol.design.restrict != "all"
-
-
-def _reads_label(name: str, protocol: Protocol) -> bool:
-    arm = arms.build(name, protocol.arms[name], protocol.arms)
-    return any(arms.ARMS[part.reward].label for part in (arm, *arm.parts))
 
 
 class _Committed(NamedTuple):
