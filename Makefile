@@ -16,7 +16,7 @@ trial: setup  ## the quick trial, from nothing to its report
 	@$(BIN)/controlarm run trials/quick.toml
 
 test: setup
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: setup
 	@for do in "ruff check -q" "ruff format -q --check" "pyright --warnings" "lint-imports" "codespell" "pytest -q tests/test_docs.py"; do out=$$($(BIN)/$$do 2>&1) || { echo "$$do"; echo "$$out"; exit 1; }; done
