@@ -968,7 +968,7 @@ def evaluate(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A causal LM: a folder, or a name on the Hugging Face hub.")],
     problems: Annotated[str, typer.Option(metavar="SET", help="A problem set's name, NAME=FILE, or a JSONL file with problem and answer.")],
     samples: Annotated[int, typer.Option(min=0, help="Completions of each problem, beside the greedy one; 0: greedy only.")] = 16,
-    prompt: Annotated[str, typer.Option(metavar="NAME|all", help="The template: none, line, chat, qwen_boxed, r1_zero, few_shot, python, nonsense.")] = "chat",
+    prompt: Annotated[str, typer.Option("--prompts", metavar="NAME|all", help="The template: none, line, chat, qwen_boxed, r1_zero, few_shot, python, nonsense.")] = "chat",
     temperature: Annotated[float, typer.Option(min=0.01, max=10, help="Of the sampled completions.")] = 0.6,
     top_p: Annotated[float, typer.Option(min=0.01, max=1, help="Draw only from the most probable tokens that hold so much.")] = 1.0,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest completion; what is longer is truncated, and counted.")] = 3072,
@@ -981,11 +981,11 @@ def evaluate(
     """Measure a model on a benchmark.
 
     Generates what the store lacks, grades it and prints every metric. Stopped anywhere, the same command continues; with more
-    samples it makes only the new ones. --prompt all asks under every template: a gain from training must beat the best of them.
+    samples it makes only the new ones. --prompts all asks under every template: a gain from training must beat the best of them.
 
     Example: controlarm evaluate Qwen/Qwen2.5-Math-7B --problems math500 --samples 16
 
-    Example: controlarm evaluate ./checkpoint-300 --problems math500 --prompt all --samples 0
+    Example: controlarm evaluate ./checkpoint-300 --problems math500 --prompts all --samples 0
 
     Writes STORE/: one folder a condition, and scores.json.
     """
@@ -995,7 +995,7 @@ def evaluate(
         from controlarm.referee import Referee, default_cache
 
         if prompt != "all":
-            _known("--prompt", [prompt], list(prompts.TEMPLATES), "controlarm")
+            _known("--prompts", [prompt], list(prompts.TEMPLATES), "controlarm")
         from controlarm.problems import sets
 
         chosen = sets.read(problems, limit)

@@ -221,7 +221,7 @@ app(sys.argv[1:])
 def test_a_store_that_is_killed_goes_on_to_the_same_samples(coder, held, tmp_path):
     whole = texts(filled(plan(held, 4), coder, tmp_path / "whole"))
     words = [
-        "evaluate", coder.model, "--problems", held, "--samples", 4, "--prompt", "line", "--temperature", 1, "--max-tokens", 40,
+        "evaluate", coder.model, "--problems", held, "--samples", 4, "--prompts", "line", "--temperature", 1, "--max-tokens", 40,
         "--out", tmp_path / "cut", "--batch", 8,
     ]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -410,7 +410,7 @@ def invoke(*arguments: object) -> Result:
 
 def test_evaluate_regrade_and_diff_from_the_command_line(folder, coder, held, tmp_path):
     talker = tiny_models.organism("talker", folder / "talker")
-    common = ("--problems", held, "--samples", 4, "--prompt", "line", "--max-tokens", 40, "--temperature", 1)  # fmt: skip
+    common = ("--problems", held, "--samples", 4, "--prompts", "line", "--max-tokens", 40, "--temperature", 1)  # fmt: skip
     for model in (coder.model, talker):
         result = invoke("evaluate", model, *common, "--out", tmp_path / Path(model).name)
         assert result.exit_code == 0, result.output
@@ -429,7 +429,7 @@ def test_evaluate_regrade_and_diff_from_the_command_line(folder, coder, held, tm
 
 def test_templates_that_a_model_cannot_read_are_left_out_by_name(coder, held, tmp_path):
     out = tmp_path / "out"
-    words = ("evaluate", coder.model, "--problems", held, "--prompt", "all", "--samples", 0, "--max-tokens", 40)  # fmt: skip
+    words = ("evaluate", coder.model, "--problems", held, "--prompts", "all", "--samples", 0, "--max-tokens", 40)  # fmt: skip
     result = invoke(*words, "--limit", 3, "--out", out)
     assert result.exit_code == 0, result.output
     assert "chat: left out: the tokenizer has no chat template" in result.output
@@ -440,9 +440,9 @@ def test_templates_that_a_model_cannot_read_are_left_out_by_name(coder, held, tm
 def test_mistakes_on_the_command_line_are_answered(coder, held, tmp_path):
     for words, said in (
         (("evaluate", tmp_path / "nothing", "--problems", held), "cannot be loaded as a causal LM"),
-        (("evaluate", coder.model, "--problems", held, "--prompt", "chatt"), "chat"),
-        (("evaluate", coder.model, "--problems", held, "--prompt", "chat"), "no chat template"),
-        (("evaluate", coder.model, "--problems", held, "--prompt", "line"), "the model's context 128"),
+        (("evaluate", coder.model, "--problems", held, "--prompts", "chatt"), "chat"),
+        (("evaluate", coder.model, "--problems", held, "--prompts", "chat"), "no chat template"),
+        (("evaluate", coder.model, "--problems", held, "--prompts", "line"), "the model's context 128"),
         (("evaluate", coder.model, "--problems", held, "--backend", "vllm"), "vllm is not installed"),
         (("regrade", tmp_path), "holds no samples"),
         (("diff", tmp_path, tmp_path), "holds no samples"),

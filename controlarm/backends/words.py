@@ -113,7 +113,7 @@ class Words:
             if length + max_tokens > self.context:
                 raise ValueError(
                     f"problem {requests[longest].problem_id}: its prompt has {length} tokens and the model's context {self.context}; "
-                    f"give --max-tokens {self.context - length} at most, or a shorter --prompt"
+                    f"give --max-tokens {self.context - length} at most, or a shorter --prompts"
                 )
         return found
 
@@ -122,7 +122,7 @@ class Words:
             found = self.tokens(request.prompt.text, special=not request.prompt.has_special)
         except Exception as error:  # tokenizers raises Exception itself
             raise TemplateError(
-                f"problem {request.problem_id}: the tokenizer cannot read the prompt ({error}); ask with another --prompt"
+                f"problem {request.problem_id}: the tokenizer cannot read the prompt ({error}); ask with another --prompts"
             ) from error
         if not found:
             raise ValueError(f"problem {request.problem_id}: the prompt has no tokens")
