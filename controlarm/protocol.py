@@ -372,6 +372,18 @@ def runs(protocol: Protocol) -> list[RunSpec]:
     ]
 
 
+ONLY_TRL: dict[str, Any] = {
+    "models": True, "trl": True, "design": {"problems", "template"}, "evaluation": {"problems"},
+}  # fmt: skip
+"""Keys that the engine trl alone reads."""
+
+
+def told(protocol: Protocol) -> str:
+    """The protocol as JSON, every default stated, without what its engine does not read."""
+    unread = ONLY_TRL if protocol.trial.engine == "lockstep" else None
+    return protocol.model_dump_json(exclude=unread)
+
+
 def by_organism(protocol: Protocol) -> list[str]:
     """Families that are organisms, in order."""
     return [family for family in protocol.design.families if family not in protocol.models]

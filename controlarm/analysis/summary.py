@@ -12,7 +12,7 @@ import numpy as np
 from controlarm.analysis import contrasts, dynamics, tables, wording
 from controlarm.analysis.folder import BASE, UNKNOWN, FolderError, Trial, read_plan, read_trial
 from controlarm.analysis.tables import Case, Endpoint, Row
-from controlarm.protocol import runs
+from controlarm.protocol import runs, told
 
 VERSION = 1
 
@@ -201,7 +201,7 @@ def summarise(folder: Path) -> Row:
             "name": trial.protocol.trial.name, "question": trial.protocol.trial.question,
             "digest": trial.plan["digest"], "folder": folder.resolve().name, "complete": whole,
             # "constants" keeps an infinite clip bound readable, which JSON has no number for.
-            "protocol": json.loads(trial.protocol.model_dump_json(), parse_constant=str),
+            "protocol": json.loads(told(trial.protocol), parse_constant=str),
             "protocol_toml": trial.protocol_toml, "environment": trial.environment,
             "materials": trial.plan["materials"], "siblings": sibling,
         },
