@@ -14,7 +14,10 @@ from controlarm import checkpoints, trial
 from controlarm.organisms.export import to_llama
 from controlarm.protocol import runs
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # TRL's and its libraries' own
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore"),  # TRL's and its libraries' own
+]
 
 RECIPES = {
     "no_bounds": "epsilon_low = inf\nepsilon_high = inf",
@@ -61,7 +64,10 @@ def ended(tmp_path_factory) -> dict[str, dict[str, Path]]:
 def test_one_step_ends_at_the_same_weights(ended, recipe):
     """Adam's first steps have the size of the learning rate whatever the gradient's, so its sign must agree nearly element by element."""
     lines = [journal(ended[recipe][engine])[0] for engine in ("lockstep", "trl")]
-    for name in ("loss", "grad_norm", "clip_low", "clip_high", "approx_kl"):
+    names = ["grad_norm", "clip_low", "clip_high", "approx_kl"]
+    # Of a sequence's ratio lockstep states the loss whose gradient is the same: without the constants of clipped completions.
+    names += ["loss"] if recipe != "gspo" else []
+    for name in names:
         assert lines[1][name] == pytest.approx(lines[0][name], rel=2e-4, abs=1e-6), name
     ours, theirs = (weights(ended[recipe][engine], engine) for engine in ("lockstep", "trl"))
     base = weights_of_base()
