@@ -11,6 +11,8 @@ from controlarm.engines import lockstep
 from controlarm.files import DamagedFileError, locked, read_json
 from controlarm.organisms import catalogue, corpus
 from controlarm.organisms.pretrain import FURTHER, Pretraining
+from controlarm.problems import sets
+from controlarm.records import Problem
 
 SMOKE = Path(__file__).parent.parent / "trials" / "smoke.toml"
 
@@ -24,8 +26,18 @@ def written(tmp_path: Path, old: str = "", new: str = "") -> Path:
 
 
 @pytest.mark.parametrize("path", sorted(SMOKE.parent.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_trial_of_the_repository_can_be_run(path):
-    """With the organisms that ship, or with those whose making the trial file tells."""
+def test_every_trial_of_the_repository_can_be_run(path, monkeypatch):
+    """With the organisms that ship, or with those whose making the trial file tells; real problem sets are on a hub that no test asks."""
+    fetched = sets.load
+    monkeypatch.setattr(
+        sets,
+        "load",
+        lambda spec, limit=None: (
+            [Problem(id=f"{spec}{i}", text=f"{spec} {i}", answer="1") for i in range(limit or 1)]
+            if spec in sets.CARDS
+            else fetched(spec, limit)
+        ),
+    )
     made = re.findall(r"controlarm pretrain ([\w ]+?) --seeds", path.read_text(encoding="utf-8"))
     ours = {name for names in made for name in names.split()}
     found = [
