@@ -497,8 +497,12 @@ def audit(
         _say()
         for sentence in found["sentences"]:
             _say(sentence)
-        for damage in found["damaged"][:5]:
-            _say(f"damaged: {damage['place']}: {damage['what']}")
+        for log in found["logs"]:
+            named = [d for d in found["damaged"] if d["name"] == log["name"]][:3]
+            for damage in named:
+                _say(f"damaged: {log['name']}: {damage['place']}: {damage['what']}")
+            if more := log["num_damaged"] - len(named):
+                _say(f"damaged: {log['name']}: {more:,} more, on the page and in audit.json")
         _say(f"page: {page.write(to, found)}")
 
 
@@ -911,14 +915,21 @@ def perplexity(
         loaded = _load_transformers(model)
         from controlarm import familiarity
 
-        table = familiarity.surprise(loaded, familiarity.read_texts(texts))
+        given = familiarity.read_texts(texts)
+        table = familiarity.surprise(loaded, given)
         scored = table.filter(table["logprob"].is_valid())
         values = coverage.perplexity(scored["logprob"].to_numpy(), scored["num_tokens"].to_numpy())
         spread = coverage.spread(values)
         tokens, total = sum(scored["num_tokens"].to_pylist()), sum(scored["logprob"].to_pylist())
         _say(
-            f"{model} ({loaded.revision[:19]}): {len(table)} texts, {len(table) - len(scored)} not scored (too long, or nothing to score)"
+            f"{model} ({loaded.revision[:19]}): {len(table)} texts, {len(table) - len(scored)} not scored (too long, nothing to score, or words that the tokenizer does not know)"
         )
+        unscored = [
+            given[i].line for i in table.filter(table["logprob"].is_null())["text"].to_pylist()
+        ]
+        if unscored:
+            rest = f" and {len(unscored) - 10} more" if len(unscored) > 10 else ""
+            _say(f"  not scored: line {', '.join(map(str, unscored[:10]))}{rest} of {texts.name}")
         if tokens:
             _say(
                 f"  of all {tokens:,} tokens: {math.exp(-total / tokens):.4f}, mean log-probability {total / tokens:.4f}"
@@ -1000,6 +1011,13 @@ def evaluate(
 
         chosen = sets.read(problems, limit)
         loaded = _load_model(model, backend)
+        if prompt != "all":
+            try:
+                prompts.prompt(prompts.TEMPLATES[prompt], "", loaded.chat)
+            except prompts.TemplateError:
+                raise ValueError(
+                    f"{model}: the tokenizer has no chat template; ask with --prompts line (or none, qwen_boxed, few_shot)"
+                ) from None
         folder = out or Path("evaluations") / (Path(model).name or "model")
         size = batch or (
             32 if loaded.environment.endswith("cpu") else 2048 if backend == "vllm" else 256

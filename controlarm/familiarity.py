@@ -20,6 +20,7 @@ import torch
 from controlarm import grading
 from controlarm.backends import Request, Sampling
 from controlarm.backends.transformers import TransformersBackend
+from controlarm.backends.words import UnreadableTextError
 from controlarm.contamination import PERCENTS, TokenScores, kept, rouge_l, standardised
 from controlarm.prompts import Prompt
 from controlarm.records import Problem
@@ -107,6 +108,8 @@ class Text(NamedTuple):
     prompt: str
     """What stands before it, which is read and not scored; may be empty."""
     text: str
+    line: int = 0
+    """In its file, from 1; 0: it is from none."""
 
 
 def read_texts(path: Path) -> list[Text]:
@@ -128,7 +131,7 @@ def read_texts(path: Path) -> list[Text]:
             raise ValueError(
                 f'{path}, line {number}: give an object with "text", and "prompt" if something stands before it, both strings'
             )
-        found.append(Text(prompt, row["text"]))
+        found.append(Text(prompt, row["text"], number))
     if not found:
         raise ValueError(f"{path}: holds no text; give one object a line")
     return found
@@ -136,14 +139,17 @@ def read_texts(path: Path) -> list[Text]:
 
 @torch.inference_mode()
 def token_scores(backend: TransformersBackend, texts: Sequence[Text]) -> list[TokenScores | None]:
-    """How the model takes each token of the texts, summed up in float64; None: longer than its context, or no token to score.
+    """How the model takes each token of the texts, summed up in float64; None: too long for it, unreadable, or no token to score.
 
-    The first token of all has nothing before it, unless the tokenizer begins texts with a token of its own.
+    Unreadable is what its tokenizer has no token for. The first token of all has nothing before it, unless the tokenizer begins texts with a token of its own.
     """
     encoded = []
     for one in texts:
-        first = backend.words.tokens(one.prompt, special=True) if one.prompt else []
-        rest = backend.words.tokens(one.text, special=not one.prompt)
+        try:
+            first = backend.words.tokens(one.prompt, special=True) if one.prompt else []
+            rest = backend.words.tokens(one.text, special=not one.prompt)
+        except UnreadableTextError:
+            first, rest = [], []
         begun = len(first) or _own_tokens(backend, rest) or 1
         encoded.append((first + rest, begun))
     limit = backend.words.context or 1 << 62
@@ -199,7 +205,18 @@ def audit(
     max_tokens: int,
     batch: int,
 ) -> pa.Table:
-    """One row a problem of the benchmark and of a set that the model cannot have read; ``SCHEMA``."""
+    """One row a problem of the benchmark and of a set that the model cannot have read; ``SCHEMA``.
+
+    Raises:
+        ValueError: the tokenizer cannot read a problem; or as `recall`.
+    """
+    for p in (*problems, *clean):
+        try:
+            backend.words.tokens(p.text, special=True)
+        except UnreadableTextError as error:
+            raise ValueError(
+                f"problem {p.id}: the tokenizer cannot read it ({error}); ask about problems in words that it knows"
+            ) from error
     rows = []
     for part, members in (("benchmark", problems), ("clean", clean)):
         if not members:
@@ -248,4 +265,4 @@ def surprise(backend: TransformersBackend, texts: Sequence[Text]) -> pa.Table:
 
 
 SURPRISE = pa.schema([("text", pa.int64()), ("num_tokens", pa.int64()), ("logprob", pa.float64())])
-"""``text``: its place in the file, from 0. ``num_tokens``: scored. ``logprob``: natural, summed. Null: too long, or nothing to score."""
+"""``text``: its place in the file, from 0. ``num_tokens``: scored. ``logprob``: natural, summed. Null: too long, nothing to score, or unreadable."""

@@ -85,7 +85,7 @@ def prompt(template: Template, problem_text: str, chat: Chat | None) -> Prompt:
         text = chat(problem_text)
     elif frame is None:
         raise TemplateError(
-            "the tokenizer has no chat template; ask with another prompt: none, qwen_boxed, few_shot …"
+            "the tokenizer has no chat template; ask with another prompt: line, none, qwen_boxed, few_shot …"
         )
     else:
         before, _, after = frame.partition(PROBLEM)

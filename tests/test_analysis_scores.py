@@ -118,6 +118,8 @@ def test_a_difference_is_paired_and_its_flips_are_named(tmp_path):
     assert [f.problem_id for f in found.lost] == ["b"]
     assert found.p == pytest.approx(stats.binomtest(3, 4).pvalue)
     assert found.difference.mean == pytest.approx(2 / 5)
+    told = scores.told(found, 2)
+    assert told[-4:] == ["gained: a 0.00 → 1.00: a", "gained: c 0.00 → 1.00: c", "gained: 1 more", "lost: b 1.00 → 0.00: b"]  # fmt: skip
 
 
 def test_what_cannot_be_compared_is_refused_with_the_reason(tmp_path):

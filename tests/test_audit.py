@@ -134,6 +134,10 @@ def test_a_gain_that_is_all_shift_is_called_so(tmp_path):
     assert c["partition"]["words_code"] == {
         "num_problems": 10, "right_before": 0, "right_after": 10, "change": 10, "share_of_gain": 1.0,
     }  # fmt: skip
+    assert "no completion of a is in words, so the split lends it" in page.render(
+        audited(before, after)
+    )
+    assert "so the split lends it" not in page.render(audited(before, before))
 
 
 def test_with_one_sample_the_partition_is_the_papers(tmp_path):
@@ -359,6 +363,12 @@ def test_the_command_writes_page_and_numbers_and_refuses_in_one_paragraph(tmp_pa
     assert "after.jsonl against before.jsonl: accuracy" in ran.output
     made = json.loads((tmp_path / "out" / "audit.json").read_text())
     assert made["comparisons"][0]["num_compared"] == 6
+    assert "damaged" not in ran.output
+    with path.open("a") as file:
+        file.write("\0\n" * 7)
+    ran = CliRunner().invoke(app, ["audit", str(path), str(other), "--to", str(tmp_path / "out")])
+    assert ran.output.count("holds NUL bytes, as a file does that was being written") == 3
+    assert "damaged: before.jsonl: 4 more, on the page and in audit.json" in ran.output
     refused = CliRunner().invoke(app, ["audit", str(tmp_path / "absent")])
     assert refused.exit_code == 2
     assert "there is no such file or folder" in refused.output and "Traceback" not in refused.output

@@ -441,7 +441,7 @@ def test_mistakes_on_the_command_line_are_answered(coder, held, tmp_path):
     for words, said in (
         (("evaluate", tmp_path / "nothing", "--problems", held), "cannot be loaded as a causal LM"),
         (("evaluate", coder.model, "--problems", held, "--prompts", "chatt"), "chat"),
-        (("evaluate", coder.model, "--problems", held, "--prompts", "chat"), "no chat template"),
+        (("evaluate", coder.model, "--problems", held), "no chat template; ask with --prompts line (or none"),
         (("evaluate", coder.model, "--problems", held, "--prompts", "line"), "the model's context 128"),
         (("evaluate", coder.model, "--problems", held, "--backend", "vllm"), "vllm is not installed"),
         (("regrade", tmp_path), "holds no samples"),
@@ -450,3 +450,4 @@ def test_mistakes_on_the_command_line_are_answered(coder, held, tmp_path):
         result = invoke(*words, *(("--out", tmp_path / "out") if words[0] == "evaluate" else ()))
         assert result.exit_code == 2, words
         assert said in " ".join(result.output.split()), result.output
+        assert "chat template" not in said or not (tmp_path / "out").exists()

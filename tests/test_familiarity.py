@@ -164,8 +164,23 @@ def test_perplexity_of_texts_prints_quantiles_and_what_was_not_scored(qwen, tmp_
     said = invoke("perplexity", qwen.model, path)
     assert said.exit_code == 0, said.output
     assert "2 texts, 1 not scored" in said.output and "over texts" in said.output
+    assert "not scored: line 2 of t.jsonl" in said.output
     path.write_text('{"txet": 1}\n')
     said = invoke("perplexity", qwen.model, path)
     assert said.exit_code == 2 and 'line 1: give an object with "text"' in " ".join(
         said.output.split()
     )
+
+
+def test_what_a_tokenizer_of_whole_words_cannot_read_is_named_without_a_traceback(
+    rote, sets, tmp_path
+):
+    known = sets[0][0]
+    rows = [{"text": known.text}, {"text": "Évariste"}, {"prompt": "Évariste", "text": known.text}]
+    said = invoke("perplexity", rote.model, jsonl(tmp_path / "t.jsonl", rows))
+    assert said.exit_code == 0, said.output
+    assert "3 texts, 2 not scored" in said.output and "not scored: line 2, 3 of t.jsonl" in said.output  # fmt: skip
+    problems = [{"id": "x", "problem": known.text, "answer": "1"}, {"id": "y", "problem": "Évariste", "answer": "1"}]  # fmt: skip
+    said = invoke("contamination", rote.model, "--problems", jsonl(tmp_path / "p.jsonl", problems))
+    assert said.exit_code == 2, said.output
+    assert "problem y: the tokenizer cannot read it" in " ".join(said.output.split())

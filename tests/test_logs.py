@@ -101,7 +101,7 @@ def test_damage_is_named_by_its_line_and_reading_goes_on(tmp_path):
     rows, damage = read(path)
     assert len(rows) == 1
     assert {d.line: d.what for d in damage} == {
-        2: "is no JSON", 3: "is no UTF-8 (byte 1 of the line)", 4: "holds NUL bytes: it was being written when the machine stopped",
+        2: "is no JSON", 3: "is no UTF-8 (byte 1 of the line)", 4: "holds NUL bytes, as a file does that was being written when a machine stopped",
         5: "is no object but a list", 6: "has no completion in 'completion'", 7: "'completion' is a number, not text",
         8: "'step' is a number, not a whole number", 9: "'answer' is an object, not text", 11: "is nested too deeply",
         12: "'completion' is an object, not text", 13: "has no completion in 'completion'", 14: "is cut off: the last line has no end",

@@ -59,7 +59,7 @@ def test_a_problem_stands_in_its_template_as_it_is_and_once(name):
 
 
 def test_without_a_chat_template_the_model_s_own_is_refused_and_python_has_a_frame():
-    with pytest.raises(TemplateError, match="no chat template; ask with another prompt"):
+    with pytest.raises(TemplateError, match="no chat template; ask with another prompt: line"):
         prompt(TEMPLATES["chat"], "Q", None)
     assert prompt(TEMPLATES["python"], "Q", None).text == "Q\nLet's solve this using Python."
 

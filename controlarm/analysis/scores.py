@@ -283,6 +283,7 @@ class Flip(NamedTuple):
     """A problem whose outcome differs."""
 
     problem_id: str
+    text: str
     before: float
     """Share of its samples that are right."""
     after: float
@@ -315,7 +316,7 @@ def difference(before: Graded, after: Graded) -> Difference:
     rates = [per_problem(side.success(side.strict)) for side in (before, after)]
     both = ~(np.isnan(rates[0]) | np.isnan(rates[1]))
     first, second = rates[0][both], rates[1][both]
-    ids = np.array(before.problem_ids, dtype=object)[both]
+    names = np.array([before.problem_ids, before.texts], dtype=object)[:, both]
     solved = first > 0.5, second > 0.5
     gained, lost = ~solved[0] & solved[1], solved[0] & ~solved[1]
     flips = int(gained.sum() + lost.sum())
@@ -323,8 +324,8 @@ def difference(before: Graded, after: Graded) -> Difference:
 
     def flipped(which: Bool[np.ndarray, " problem"]) -> list[Flip]:
         return [
-            Flip(str(i), float(a), float(b))
-            for i, a, b in zip(ids[which], first[which], second[which], strict=True)
+            Flip(str(i), str(text), float(a), float(b))
+            for i, text, a, b in zip(*names[:, which], first[which], second[which], strict=True)
         ]
 
     return Difference(
@@ -465,11 +466,12 @@ def told(found: Difference, flips: int) -> list[str]:
         said.append(f"{found.num_unknown} problems left out: no verdict on one side")
     for name, rows in (("gained", found.gained), ("lost", found.lost)):
         if rows and flips:
-            more = f" and {len(rows) - flips} more" if len(rows) > flips else ""
-            listed = ", ".join(
-                f"{f.problem_id} {f.before:.2f} → {f.after:.2f}" for f in rows[:flips]
-            )
-            said.append(f"{name}: {listed}{more}")
+            said += [
+                f"{name}: {f.problem_id} {f.before:.2f} → {f.after:.2f}: {' '.join(f.text.split())[:50]}"
+                for f in rows[:flips]
+            ]
+            if len(rows) > flips:
+                said.append(f"{name}: {len(rows) - flips} more")
     return said
 
 

@@ -39,6 +39,10 @@ def revision_of(model: str, commit: str | None) -> str:
     return commit
 
 
+class UnreadableTextError(ValueError):
+    """A text with something in it that the tokenizer has no token for."""
+
+
 class Words:
     """A model's tokenizer and what its configuration says of prompts and ends."""
 
@@ -86,8 +90,15 @@ class Words:
         return {int(token) for token in found if token is not None}
 
     def tokens(self, text: str, special: bool) -> list[int]:
-        """Of a text, with the tokenizer's own special tokens around it or without."""
-        return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        """Of a text, with the tokenizer's own special tokens around it or without.
+
+        Raises:
+            UnreadableTextError: it has no tokens for it, as one of whole words without an unknown one.
+        """
+        try:
+            return self.tokenizer(text, add_special_tokens=special)["input_ids"]
+        except Exception as error:  # tokenizers raises Exception itself
+            raise UnreadableTextError(str(error)) from error
 
     def text(self, tokens: Sequence[int]) -> str:
         """Of tokens, special ones left out."""
@@ -120,7 +131,7 @@ class Words:
     def _encode(self, request: Request) -> list[int]:
         try:
             found = self.tokens(request.prompt.text, special=not request.prompt.has_special)
-        except Exception as error:  # tokenizers raises Exception itself
+        except UnreadableTextError as error:
             raise TemplateError(
                 f"problem {request.problem_id}: the tokenizer cannot read the prompt ({error}); ask with another --prompts"
             ) from error

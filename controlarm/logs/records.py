@@ -133,7 +133,7 @@ def _skip(source: BinaryIO) -> int:
 
 def _why(line: bytes, whole: bool) -> str:
     if b"\0" in line:
-        return "holds NUL bytes: it was being written when the machine stopped"
+        return "holds NUL bytes, as a file does that was being written when a machine stopped"
     if not whole:
         return "is cut off: the last line has no end"
     return "is no JSON"

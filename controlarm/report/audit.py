@@ -167,7 +167,7 @@ def _split(found: Entry, marks: dict[str, str]) -> Markup:
         figure(parts, "The strict gain is what format gave, plus the shift of shares between code and words, plus accuracy within them."),
         table("Parts of the gain, points, with 95 % intervals over problems.", columns, whole),
         table("On the compared problems, each weighing the same.", accuracies, on_common),
-        listing([_compared(c) for c in whole]),
+        listing([*map(_compared, whole), *(said for c in whole for said in _borrowed(c))]),
         *_cells(paths, four, paired),
         element("p", "Intervals are over problems: they tell how well these policies are known on such problems, not what a further training run would do.", class_="note"),
     ])  # fmt: skip
@@ -194,6 +194,19 @@ def _compared(c: Entry) -> str:
         f"{c['only_before']:,} only before and {c['only_after']:,} only after, which are left out"
     )
     return f"{_between(c)}: {c['num_compared']:,} of {c['num_common']:,} common problems compared, matched by {c['matched_by']}; {only}."
+
+
+def _borrowed(c: Entry) -> list[str]:
+    """Which strategy occurs on one side only, so that the split takes its accuracy from there for both."""
+    said = []
+    for strategy in ("code", "words"):
+        absent = [c[f"{s}_name"] for s in ("before", "after") if c[s][f"{strategy}_accuracy"] is None]  # fmt: skip
+        if len(absent) == 1:
+            said.append(
+                f"{_between(c)}: no completion of {absent[0]} is in {strategy}, so the split lends it the other side's accuracy in {strategy}: "
+                "what taking up or giving up that strategy did is counted as shift."
+            )
+    return said
 
 
 def _described(what: str, bars: Sequence[Bar]) -> str:
