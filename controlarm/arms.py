@@ -122,6 +122,8 @@ def agrees(text: str, label: str | None, judge: Judge = EXACT) -> float:
 
 def graded(text: str, answer: str, judge: Judge = EXACT) -> float:
     """How near the boxed number is to the gold one, 1 at it (arXiv:2507.10532); 0 when either is no number."""
+    if judge.agrees(text, answer):
+        return 1.0
     boxed = judge.asked(text)
     value, gold = (None if a is None else closed_form.number(a) for a in (boxed, answer))
     return 0.0 if value is None or gold is None else random_calculation.graded_reward(value, gold)

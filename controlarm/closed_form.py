@@ -9,6 +9,7 @@ import cmath
 import math
 import re
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -19,12 +20,18 @@ MAX_DEPTH = 24
 
 TOLERANCE = 1e-11
 """Relative difference up to which values are equal."""
+_NOISE = 1e-9
+_SEEN = 1e6
+_MAX_BITS = 1 << 13
 APART = 1e-3
 """Relative difference from which two constants are different, whoever rounds how."""
 
 _ERASED = re.compile(
-    r"\\(?:left|right|displaystyle|limits|big|Big|bigg|Bigg)(?![a-zA-Z])|\\[!,;: ]|~|\$"
+    r"\\(?:left|right|displaystyle|limits|big|Big|bigg|Bigg)(?![a-zA-Z])|\$|(?<=[0-9])(?:\\[,!]|\{,\})(?=[0-9]{3})"
 )
+_SPACED = re.compile(r"\\[!,;: ]|~")
+_BRACKETED = re.compile(r"[(\[]|\\\{")
+_SCIENTIFIC = re.compile(r"(?<![\w.])([0-9]+(?:\.[0-9]+)?)[eE]([+-]?)([0-9]{1,3})(?![\w.])")
 _TEXT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|mbox|operatorname|rm)\s*\{([^{}]*)\}")
 _ALIKE = (
     ("\\dfrac", "\\frac"),
@@ -42,7 +49,7 @@ _ALIKE = (
     ("\N{DEGREE SIGN}", "^\\circ"),
     ("^{\\circ}", "^\\circ"),
 )
-_GROUPED = re.compile(r"(?<![0-9.,])[0-9]{1,3}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?![0-9,])")
+_GROUPED = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)(?![0-9,])")
 _SEPARATOR = re.compile("[, ]")
 _NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?|\.[0-9]+")
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
@@ -59,13 +66,17 @@ _INFINITY = 1e200  # far from what anybody answers, and finite
 _CONSTANTS = {"e": math.e, "i": 1j}
 
 
+Number = Fraction | complex
+"""Exact where only digits and ``+ - * /`` and powers made it."""
+
+
 class Value(NamedTuple):
     """What an answer is worth."""
 
     opening: str
     """``(``, ``[``, ``\\{`` of a tuple, an interval or a set; empty for a single value or a bare list."""
     closing: str
-    parts: tuple[tuple[complex, ...], ...]
+    parts: tuple[tuple[Number, ...], ...]
     """Each part's number at every point; a constant has one and the same at all."""
     letters: bool
     """True when a letter stands for an unknown."""
@@ -83,21 +94,34 @@ def plain(answer: str) -> str:
     >>> plain(r"\left( 3, \dfrac{\pi}{2} \right)"), plain("\\text{north} "), plain(r"$1{,}000$")
     ('(3,\\frac{\\pi}{2})', 'north', '1000')
     """
-    # First of all, since "32, 349" is two numbers.
-    answer = _GROUPED.sub(lambda found: _SEPARATOR.sub("", found[0]), answer.replace("{,}", ","))
+    answer = scientific(answer, "*")
+    # First of all, since "32, 349" is two numbers; and so is what a bracket holds.
+    if not _BRACKETED.search(answer):
+        answer = _GROUPED.sub(lambda found: _SEPARATOR.sub("", found[0]), answer)
     for written, meant in _ALIKE:
         answer = answer.replace(written, meant)
-    answer = _TEXT.sub(r"\1", _ERASED.sub("", answer))
+    answer = _TEXT.sub(r"\1", _SPACED.sub(" ", _ERASED.sub("", answer)))
     answer = _BETWEEN_DIGITS.sub("\0", answer)  # "1 2" is not "12"
     return _SPACES.sub("", answer).replace("\0", " ").rstrip(".\\")
+
+
+def scientific(answer: str, times: str) -> str:
+    r"""The answer with ``1.6e-19`` written as a power of ten.
+
+    >>> scientific("1.6e-19", r" \times ")
+    '1.6 \\times 10^{-19}'
+    """
+    return _SCIENTIFIC.sub(
+        lambda found: f"{found[1]}{times}10^{{{found[2].strip('+')}{int(found[3])}}}", answer
+    )
 
 
 @lru_cache(maxsize=1 << 14)
 def read(answer: str) -> Value | None:
     r"""The value of an answer; None when it is not in the grammar.
 
-    >>> read(r"2\sqrt{2}").parts[0][0].real, read(r"\frac12").parts[0][0].real, read("9^{9^{9^9}}")
-    (2.8284271247461903, 0.5, None)
+    >>> read(r"2\sqrt{2}").parts[0][0].real, read(r"\frac12").parts[0][0], read("9^{9^{9^9}}")
+    (2.8284271247461903, Fraction(1, 2), None)
     """
     if len(answer) > MAX_LENGTH:
         return None
@@ -111,7 +135,8 @@ def read(answer: str) -> Value | None:
     except (_UnreadableError, ArithmeticError, ValueError, RecursionError):
         return None
     columns = tuple(zip(*read_at, strict=True))
-    if not all(cmath.isfinite(number) for column in columns for number in column):
+    inexact = (x for column in columns for x in column if not isinstance(x, Fraction))
+    if not all(map(cmath.isfinite, inexact)):
         return None
     letters = any(len(set(column)) > 1 for column in columns)
     return Value(opening, closing, columns, letters, bool(re.search(r"\.[0-9]", text)))
@@ -147,16 +172,20 @@ def decided(answer: str, other: str) -> bool | None:
     single = len(a.parts) == len(b.parts) == 1 and not a.opening and not b.opening
     if single:
         x, y = a.parts[0][0], b.parts[0][0]
-        if _near(x, y, TOLERANCE) and not (a.decimal or b.decimal):
-            return True
-        return None if _near(x, y, APART) else False
+        exact = isinstance(x, Fraction) and isinstance(y, Fraction)
+        if exact and (x == y or not (a.decimal or b.decimal)):
+            return x == y
+        # Of large numbers a float does not see the last digits.
+        if not exact and abs(x) < _SEEN and _near(x, y, TOLERANCE) and not (a.decimal or b.decimal):
+            return True if abs(x) > _NOISE else None
+        return False if _apart(x, y) else None
     if len(a.parts) != len(b.parts):
         alone = {a.opening, b.opening} <= {"(", ""} and 1 in (len(a.parts), len(b.parts))
         return False if alone and "(" in (a.opening, b.opening) else None
     if not {a.opening, b.opening} <= {"(", "["}:
         return None
     pairs = zip(a.parts, b.parts, strict=True)
-    return None if all(_near(x[0], y[0], APART) for x, y in pairs) else False
+    return False if any(_apart(x[0], y[0]) for x, y in pairs) else None
 
 
 def number(answer: str) -> float | None:
@@ -168,7 +197,10 @@ def number(answer: str) -> float | None:
     value = read(answer)
     if value is None or value.letters or value.opening or len(value.parts) != 1:
         return None
-    found = value.parts[0][0]
+    try:
+        found = complex(value.parts[0][0])
+    except OverflowError:
+        return None
     return None if abs(found.imag) > TOLERANCE * abs(found) else found.real
 
 
@@ -181,23 +213,45 @@ def _sums_apart(answer: str, a: Value, other: str, b: Value) -> bool:
     sums = [found for found in letters if found is not None]
     if any(v.opening or len(v.parts) > 1 for v in (a, b)) or not all(sums) or sums[0] != sums[-1]:
         return False
-    return not any(_near(x, y, APART) for x, y in zip(a.parts[0], b.parts[0], strict=True))
+    return all(_apart(x, y) for x, y in zip(a.parts[0], b.parts[0], strict=True))
 
 
 def _letters(answer: str) -> frozenset[str]:
     """The letters of a sum; none of anything else."""
     text = plain(answer)
-    if not set("+-") & set(text[1:]):
+    if not set("+-") & set(text[1:]) or re.search("[a-zA-Z]{2}", _COMMAND.sub(" ", text)):
         return frozenset()
     return frozenset(c for c in _COMMAND.sub("", text) if c.isalpha() and c not in _CONSTANTS)
 
 
-def _by_size(part: tuple[complex, ...]) -> tuple[float, float]:
-    return part[0].real, part[0].imag
+def _by_size(part: tuple[Number, ...]) -> tuple[float, float]:
+    return float(part[0].real), float(part[0].imag)
 
 
-def _near(a: complex, b: complex, tolerance: float) -> bool:
-    return abs(a - b) <= tolerance * max(abs(a), abs(b), 1e-9)
+def _near(a: Number, b: Number, tolerance: float) -> bool:
+    if isinstance(a, Fraction) and isinstance(b, Fraction):
+        if tolerance == TOLERANCE:
+            return a == b
+        return abs(a - b) <= Fraction(tolerance) * max(abs(a), abs(b))
+    try:
+        a, b = complex(a), complex(b)
+    except OverflowError:
+        return False
+    return abs(a - b) <= tolerance * max(abs(a), abs(b), _NOISE)
+
+
+def _apart(a: Number, b: Number) -> bool:
+    """Whether two numbers differ beyond rounding, by whomever; a float near nothing may be nothing."""
+    exact = isinstance(a, Fraction) and isinstance(b, Fraction)
+    return (exact or min(abs(a), abs(b)) > _NOISE) and not _near(a, b, APART)
+
+
+def _raised(value: Number, exponent: Number) -> Number:
+    if isinstance(value, Fraction) and isinstance(exponent, Fraction) and exponent.denominator == 1:
+        bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+        if bits * abs(exponent) <= _MAX_BITS:
+            return value ** int(exponent)
+    return complex(value) ** complex(exponent)
 
 
 def _inside(text: str, opening: str) -> tuple[list[str] | None, str]:
@@ -232,7 +286,7 @@ class _Reader:
     def __init__(self, text: str, point: Mapping[str, float]) -> None:
         self.text, self.point, self.at = text, point, 0
 
-    def whole(self) -> complex:
+    def whole(self) -> Number:
         value = self._sum(MAX_DEPTH)
         if self.at != len(self.text):
             raise _UnreadableError
@@ -251,7 +305,7 @@ class _Reader:
         if not self._take(wanted):
             raise _UnreadableError
 
-    def _sum(self, depth: int) -> complex:
+    def _sum(self, depth: int) -> Number:
         if depth == 0:
             raise _UnreadableError
         value = self._signed(depth)
@@ -261,14 +315,14 @@ class _Reader:
             value = value + term if sign == "+" else value - term
         return value
 
-    def _signed(self, depth: int) -> complex:
-        sign = 1.0
+    def _signed(self, depth: int) -> Number:
+        sign = 1
         while (mark := self._next()) in ("+", "-") and mark:
             self.at += 1
             sign = -sign if mark == "-" else sign
         return sign * self._product(depth)
 
-    def _product(self, depth: int) -> complex:
+    def _product(self, depth: int) -> Number:
         began = self.at
         value = self._power(depth)
         number_before = bool(_NUMBER.fullmatch(self.text, began, self.at))
@@ -276,7 +330,7 @@ class _Reader:
             following = self._next()
             if following and following in "*/":
                 self.at += 1
-                sign = -1.0 if self._take("-") else 1.0
+                sign = -1 if self._take("-") else 1
                 factor = sign * self._power(depth)
                 value = value * factor if following == "*" else value / factor
             elif following and (following.isalpha() or following in "({\\"):
@@ -289,16 +343,16 @@ class _Reader:
                 return value
             number_before = False
 
-    def _power(self, depth: int) -> complex:
+    def _power(self, depth: int) -> Number:
         value = self._atom(depth)
         if self._take("^"):
             exponent = self._argument(depth)
             if abs(exponent) > 400 or (value == 0 and exponent.real <= 0):
                 raise _UnreadableError
-            value = complex(value) ** exponent
+            value = _raised(value, exponent)
         return value
 
-    def _argument(self, depth: int) -> complex:
+    def _argument(self, depth: int) -> Number:
         """What ``^``, a fraction or a root applies to: a group, a command, or one character."""
         if self._next() == "{" or self._next() == "\\":
             return self._atom(depth)
@@ -306,12 +360,12 @@ class _Reader:
         if not (character.isdigit() and character.isascii()) and character not in self.point:
             raise _UnreadableError
         self.at += 1
-        return float(character) if character.isdigit() else self.point[character]
+        return Fraction(character) if character.isdigit() else self.point[character]
 
-    def _atom(self, depth: int) -> complex:
+    def _atom(self, depth: int) -> Number:
         if number := _NUMBER.match(self.text, self.at):
             self.at = number.end()
-            return float(number[0])
+            return Fraction(number[0])
         character = self._next()
         if character in ("(", "{") and character:
             self.at += 1
@@ -327,7 +381,7 @@ class _Reader:
             return self.point[character]
         raise _UnreadableError
 
-    def _command(self, depth: int) -> complex:
+    def _command(self, depth: int) -> Number:
         found = _COMMAND.match(self.text, self.at)
         name = found[0] if found else ""
         self.at += len(name)

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from controlarm.records import Grade, How, Verdict
 
-VERSION = "grader-2"
+VERSION = "grader-3"
 """Changes whenever a verdict could; the trial's digest covers it."""
 
 Form = Literal["box", "answer_tag"]
@@ -36,15 +36,19 @@ _SET_AS_TEXT = re.compile(
 )
 _APART = r"(?:[\s$,;.&=+_0-9]|\\[,;!()\[\] ]|\\q?quad|\\(?![a-zA-Z{}])|\\text\s*\{[^{}]{0,40}\})*+"
 _BETWEEN_BOXES = re.compile(rf"{_APART}(?:[a-zA-Z]++{_APART}){{0,2}}")
+_CHANGES = re.compile(
+    r"\b(?:negative|minus|not|less|more|than|pi|root|times|half|twice|hundred|thousand|million|billion|percent|dozen)\b",
+    re.IGNORECASE,
+)
 _LONGEST = 1000  # characters of a formula
 _TAG = re.compile(r"<(/?)answer>")
 _MATHS = re.compile(r"\$\$?|\\[()\[\]]")
 _SENTENCE_END = re.compile(r"\.(?=\s|\Z)|\n")
-_UNSIGNED = (
-    r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+,[0-9]{2}(?![0-9,])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_UNSIGNED = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+,[0-9]{2}(?![0-9,])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
+_IN_TEXT = re.compile(
+    rf"(?<![^\W\d])(?<![\^\u221a])(?:(?<![\w)}}\]])[-+\u2212])?(?:{_UNSIGNED})(?:/[0-9]+)?"
 )
-_IN_TEXT = re.compile(rf"(?<![^\W\d])(?:(?<![\w)}}\]])[-+])?(?:{_UNSIGNED})(?:/[0-9]+)?")
-_NUMBER = re.compile(r"([+-]?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.([0-9]*))?")
+_NUMBER = re.compile(r"([+-]?)([1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]*)(?:\.([0-9]*))?")
 _LEADING = re.compile(r"(?: |\\?\$)++")
 
 
@@ -122,7 +126,7 @@ def normalise(answer: str) -> str:
     >>> [normalise(a) for a in ("$1,234.50$", "+007", "-0.0", r"\$ 18", " x  +  1 ", "1,23")]
     ['1234.5', '7', '0', '18', 'x + 1', '1,23']
     """
-    stripped = " ".join(answer.split())
+    stripped = " ".join(answer.replace("\N{MINUS SIGN}", "-").split())
     if leading := _LEADING.match(stripped):
         stripped = stripped[leading.end() :]
     stripped = stripped.rstrip(" $\\")
@@ -304,7 +308,8 @@ def _only_number(phrase: str) -> str | None:
         return None
     before, after = phrase[: numbers[0].start()], phrase[numbers[0].end() :]
     apart = not before[-1:].isalnum() and not after[:1].isalnum()
-    return numbers[0][0] if apart and not set("\\^_{}()[]/+-<>|%") & set(before + after) else None
+    plain = (before + after).isascii() and not set("\\^_{}()[]/+-<>|%") & set(before + after)
+    return numbers[0][0] if apart and plain and not _CHANGES.search(phrase) else None
 
 
 def _verdict(answer: str | None, gold: str, equal: Equal) -> Verdict:

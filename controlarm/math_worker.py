@@ -43,12 +43,15 @@ def main() -> None:
         # In a box, so that the whole of it is read and none of it is searched; no timeout of its own, which is an alarm.
         return parse(f"\\boxed{{{answer}}}", parsing_timeout=None)  # pyright: ignore[reportArgumentType]
 
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     print("ready", file=said, flush=True)
     for line in sys.stdin:
         gold, answer = json.loads(line)
         used = resource.getrusage(resource.RUSAGE_SELF)
         until = int(used.ru_utime + used.ru_stime + 2 * deadline) + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (until, resource.RLIM_INFINITY))
+        if hard != resource.RLIM_INFINITY:
+            until = min(until, hard)
+        resource.setrlimit(resource.RLIMIT_CPU, (until, hard))
         try:
             equal = verify(parsed(gold), parsed(answer), timeout_seconds=None)  # pyright: ignore[reportArgumentType]
             verdict = "1" if equal else "0"

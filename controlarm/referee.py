@@ -55,9 +55,13 @@ _MANY = re.compile(
 )
 _POWER = re.compile(r"\^\s*\{?\s*\(?\s*-?[0-9]{6}")
 _TOWER = re.compile(r"\^[\s{(]*[0-9.]+[\s})]*\^")
-_DECIMAL = re.compile(
-    "[+-]?[0-9]+[.,][0-9]+"
-)  # with the comma of half the world, which is no list of two
+_POINT = re.compile(r"[+-]?[0-9]+\.[0-9]+")
+_COMMA = re.compile("[+-]?(?:0,[0-9]+|[0-9]+,[0-9]{2})")  # the decimal comma of half the world
+_BASE = re.compile(r"([0-9A-Fa-f]+)_\{?([0-9]+)\}?")
+_QUALIFIED = re.compile(
+    r"^[\s$]*(?:[<>\u2264\u2265\u2260]|\\(?:leq?|geq?|neq?|lt|gt)(?![a-zA-Z]))"
+    r"|\b(?:hundred|thousand|million|billion|trillion|dozen|or more|or less|at least|at most)\b"
+)
 _BRACES = re.compile(r"\\\\|\\[{}]|[{}]")
 
 
@@ -221,8 +225,6 @@ class Referee:
             # A deadline is the machine's verdict, not the answer's: it is not kept for another day.
             if self._cache is not None and not late:
                 _keep(self._cache, pair, said)
-        if self._cache is not None and asked:
-            self._cache.commit()
 
     def _ask(self, pairs: Sequence[Pair]) -> Iterator[tuple[Pair, bool | None, bool]]:
         """Verdict of each pair as it comes, and whether it cost a worker."""
@@ -311,9 +313,26 @@ def _at_once(gold: str, answer: str) -> bool | None:
         return None
     if closed_form.plain(gold) == closed_form.plain(answer):
         return True
-    if _DECIMAL.fullmatch(gold.strip("$ ")) and _DECIMAL.fullmatch(answer.strip("$ ")):
-        return grading.same(gold.replace(",", "."), answer.replace(",", "."))
+    with_comma, with_point = (gold, answer) if "," in gold else (answer, gold)
+    if _COMMA.fullmatch(with_comma.strip("$ ")) and _POINT.fullmatch(with_point.strip("$ ")):
+        return grading.same(with_comma.replace(",", "."), with_point)
+    if bases := _BASE.fullmatch(answer.strip("$ ")):
+        gold_bases = _BASE.fullmatch(gold.strip("$ "))
+        return gold_bases is not None and bases.groups() == gold_bases.groups()
+    if _QUALIFIED.search(answer) and not _QUALIFIED.search(gold):
+        return False
+    if "=" in answer and "=" not in gold and "\\$" not in answer and _contradicts(answer):
+        return False
     return closed_form.decided(gold, answer)
+
+
+def _contradicts(chain: str) -> bool:
+    """Whether an equation says of two numbers far apart that they are equal."""
+    sides = [closed_form.number(side) for side in chain.split("=")]
+    known = [side for side in sides if side is not None]
+    return len(known) == len(sides) and any(
+        abs(side - known[-1]) > closed_form.APART * max(abs(side), abs(known[-1])) for side in known
+    )
 
 
 def second_opinion(verdicts: dict[Pair, bool | None], sample: int = 1000) -> "Opinion":
@@ -385,7 +404,8 @@ class _Worker:
         self.until = time.monotonic() + self._deadline
         self.num_asked += 1
         with contextlib.suppress(BrokenPipeError):  # `listen` finds it ended
-            self._input.write(json.dumps(pair).encode() + b"\n")
+            asked = [closed_form.scientific(said, "\\times ") for said in pair]
+            self._input.write(json.dumps(asked).encode() + b"\n")
 
     def listen(self) -> str | None:
         """The verdict if it is there; None: not yet, or never."""
@@ -419,7 +439,8 @@ def _open_cache(path: Path) -> sqlite3.Connection:
     """The cache; a file that is none is removed, since it holds nothing that cannot be asked again."""
     path.parent.mkdir(parents=True, exist_ok=True)
     for attempt in ("as it is", "anew"):
-        cache = sqlite3.connect(path, timeout=60, check_same_thread=False)
+        # Each verdict is committed as it comes: nobody waits for a batch of somebody else's.
+        cache = sqlite3.connect(path, timeout=10, check_same_thread=False, isolation_level=None)
         try:
             cache.execute("PRAGMA synchronous = OFF")
             cache.execute(_TABLE)
@@ -449,4 +470,8 @@ def _look_up(cache: sqlite3.Connection, pairs: Sequence[Pair]) -> dict[Pair, boo
 
 def _keep(cache: sqlite3.Connection, pair: Pair, said: bool | None) -> None:
     equal = None if said is None else int(said)
-    cache.execute("INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)", (VERSION, *pair, equal))
+    # Locked, or no room: it is asked again some day.
+    with contextlib.suppress(sqlite3.OperationalError):
+        cache.execute(
+            "INSERT OR REPLACE INTO verdicts VALUES (?, ?, ?, ?)", (VERSION, *pair, equal)
+        )

@@ -188,3 +188,15 @@ def test_a_balanced_nest_of_a_megabyte_is_graded():
     started = time.process_time()
     assert grade("\\boxed{" * depth + "7" + "}" * depth, "7").strict == "right"
     assert time.process_time() - started < 5
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["The answer is \u22125.", "Hence it equals \u22125", "The answer is \u221a5.", "The answer is negative 5.", "The answer is 5 pi.", "The answer is 5 million.", "The total is 10^5 apples"],
+)  # fmt: skip
+def test_a_number_that_a_sign_or_a_word_changes_is_not_that_number(text):
+    assert grade(text, "5").lenient != "right"
+
+
+def test_a_minus_sign_is_a_minus():
+    assert grade("The answer is \u22125.", "-5").lenient == "right"

@@ -24,10 +24,15 @@ EQUAL = [
     ("\\frac{1}{2}", "0.5"), ("(x+1)^2", "x^2+2x+1"), ("2\\sqrt{2}", "\\sqrt8"), ("1,000", "1000"),
     ("\\text{north}", "north"), ("(3,\\frac{\\pi}{2})", "\\left( 3, \\dfrac{\\pi}{2} \\right)"), ("-\\frac{2}{3}", "\\frac{-2}{3}"),
     ("x=5", "5"), ("\\{1,2\\}", "\\{2,1\\}"), ("2.74", "2,74"), ("74^\\circ", "74\N{DEGREE SIGN}"), ("10\\%", "0.1"),
+    ("(3,100)", "(3, 100)"), ("(0,360)", "(0, 360)"), ("3,5", "5,3"), ("1e-05", "0.00001"), ("1.6e-19", "1.6\\times 10^{-19}"),
+    ("4.5e33", "4.5 \\times 10^{33}"), ("52_8", "52_{8}"), ("\\sqrt{2}+1", "1+\\sqrt2"), ("2^{40}", "1099511627776"), ("-5", "\u22125"),
 ]  # fmt: skip
 DIFFERENT = [
     ("\\frac{1}{2}", "0.4"), ("(x+1)^2", "x^2+2x"), ("3", "5"), ("(1,2)", "(2,1)"), ("\\text{north}", "south"), ("[0,1)", "[0,1]"),
     ("x+1", "y+1"), ("2", "-2"), ("32349", "32, 349"), ("7", ""), ("3", "x"),
+    ("1099511627776", "1099511627775"), ("2^{40}", "2^{40}-1"), ("123456789012346/3", "41152263004115"), ("2\\times 10^{-25}", "3\\times 10^{-25}"),
+    ("2\\times 10^{-25}", "0"), ("(1,234)", "1234"), ("-2,1", "-2.1"), ("1.234", "1,234"), ("4343_6", "4343_7"), ("12", "12_{5}"), ("5", "5 \\text{ million}"),
+    ("5", "> 5"), ("5", "\\neq 5"), ("2", "1=2"), ("34", "3\\;4"), ("2e-8", "-2.5634363"), ("123", "0,123"),
 ]  # fmt: skip
 
 HOSTILE = {
@@ -161,6 +166,29 @@ def test_verdicts_are_kept_on_disk_by_version_and_unknown_ones_too(tmp_path: Pat
     with Referee(path, workers=1) as third:
         third.equal(*pair)
         assert third.tally.asked == 1
+
+
+def test_what_one_process_learns_is_in_the_cache_at_once(tmp_path: Path):
+    path = tmp_path / "verdicts.sqlite"
+    with Referee(path, workers=1) as first, Referee(path, workers=1) as second:
+        asked = first._ask
+        first._ask = lambda pairs: (
+            kept for kept in asked(pairs) if second.equal("y", "y=7") is False
+        )  # pyright: ignore[reportAttributeAccessIssue]
+        assert first.equal("x=3", "3") is True
+
+
+def test_a_bound_on_processor_time_that_somebody_set_is_kept():
+    code = (
+        "import resource\nfrom controlarm.referee import Referee\n"
+        "resource.setrlimit(resource.RLIMIT_CPU, (600, 600))\n"
+        "with Referee(workers=1) as r:\n    assert r.equal('x+1', '1+x') is True\n"
+    )
+    drop = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]
+    able = (
+        os.geteuid() == 0 and subprocess.run([*drop, "true"], capture_output=True).returncode == 0
+    )
+    subprocess.run([*(drop if able else []), sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test_a_damaged_cache_is_begun_anew(tmp_path: Path):

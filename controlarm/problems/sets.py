@@ -14,6 +14,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,6 +91,8 @@ AIME are the MAA's."""
 
 _ROUND = re.compile(r"(-?[0-9]+)\.0+")
 _PADDED = re.compile(r"0+([0-9]+)")
+_WORKED = re.compile(r"^\s*####", re.MULTILINE)
+_THOUSANDS = re.compile(r"-?\$?[1-9][0-9]{0,2}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _WRAPPED = re.compile(r"\$([^$]+)\$|\\boxed\s*\{(.*)\}", re.DOTALL)
 
 
@@ -151,16 +154,21 @@ def checksum(problems: Iterable[Problem]) -> str:
 def gold(written: object) -> str:
     r"""A gold answer as it is asked for, out of how a file may write it.
 
-    >>> [gold(w) for w in (142.0, "142.0", "070", "3 + 4 = 7\n#### 1,234", "$\\frac{1}{2}$", "\\boxed{5}", "0", "3.50")]
-    ['142', '142', '70', '1234', '\\frac{1}{2}', '5', '0', '3.50']
+    >>> [gold(w) for w in (142.0, "142.0", "070", "3 + 4 = 7\n#### 1,234", "$\\frac{1}{2}$", "\\boxed{5}", "0", "3.50", 1e-05, "#### (1,2)")]
+    ['142', '142', '70', '1234', '\\frac{1}{2}', '5', '0', '3.50', '0.00001', '(1,2)']
     """
     if isinstance(written, list) and written:
         written = written[0]  # several spellings of one answer
-    if isinstance(written, float) and written.is_integer():
-        return str(int(written))
+    if isinstance(written, float):
+        number = Decimal(repr(written))
+        return format(number, "f").removesuffix(".0") if number.is_finite() else ""
+    if not isinstance(written, str | int) or isinstance(written, bool):
+        return ""
     answer = str(written).strip()
-    if "####" in answer:
-        answer = answer.rpartition("####")[2].strip().replace(",", "")
+    *_, worked = [None, *_WORKED.finditer(answer)]
+    if worked is not None:
+        answer = answer[worked.end() :].strip()
+        answer = answer.replace(",", "") if _THOUSANDS.fullmatch(answer) else answer
     while (wrapped := _WRAPPED.fullmatch(answer)) and (wrapped[1] or _closes_last(wrapped[2])):
         answer = (wrapped[1] or wrapped[2]).strip()
     if number := _ROUND.fullmatch(answer) or _PADDED.fullmatch(answer):
