@@ -92,6 +92,10 @@ def fill(
         if (name, sample) not in held
     ]
     planned = len(order) * plan.num_samples
+    wanted = store.Asked(num_problems=len(order), num_samples=plan.num_samples)
+    begun = bool(store.parts(place))
+    if begun:
+        store.write_asked(place, wanted)
     tally = _Tally(condition, planned, planned - len(missing))
     met = wrong_classes(place)
     for path in store.ungraded(place, version()):
@@ -105,6 +109,8 @@ def fill(
     finished: list[dict[str, Any]] = []
 
     def keep() -> None:
+        if not begun and not tally.made:  # what is refused before its first sample leaves no folder
+            store.write_asked(place, wanted)
         path = store.append(place, condition, finished)
         grade(path, condition, referee, met)
         tally.done, tally.made = tally.done + len(finished), tally.made + len(finished)

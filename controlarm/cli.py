@@ -1079,6 +1079,8 @@ def _tell_scores(folder: Path, version: str) -> None:
         members = [each for each in found.values() if each[0].problems == name]
         _say()
         _say(f"{name}, percent")
+        for sentence in scores.warnings(members):
+            _say(sentence)
         for header, rows in scores.tables(members):
             _say()
             _print_cells(header, rows)
@@ -1143,7 +1145,7 @@ def diff(
             version = benchmark.version()
             graded = scores.read(a, sides[0][a], version), scores.read(b, sides[1][b], version)
             _say(f"{a} → {b}")
-            for line in scores.told(scores.difference(*graded), flips):
+            for line in scores.uneven(*graded) + scores.told(scores.difference(*graded), flips):
                 _say(f"  {line}")
 
 

@@ -4,6 +4,7 @@ A store is a folder. Each condition (problems, prompt, sampling, seed) has a fol
 
     <store>/<problems>-<prompt>-<digest8>/
       condition.json                what all its samples share; written first
+      asked.json                    how many problems and samples the last command asked for
       samples/000000.parquet …      one row a completion; parts are added and never changed
       grades/<version>/000000.parquet …  one row a completion of the part of that number, by one version of the graders
 
@@ -107,6 +108,15 @@ class Condition:
         return self.temperature == 0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Asked:
+    """What the last command wanted a condition to hold; tells a whole condition from one that was stopped."""
+
+    num_problems: int
+    num_samples: int
+    """Of each problem."""
+
+
 def template_facts(template: Template) -> dict[str, Any]:
     """A template as a condition keeps it: what changes a sample or its grade."""
     held = asdict(template)
@@ -174,6 +184,21 @@ def begin(folder: Path, condition: Condition) -> Path:
 def parts(place: Path) -> list[Path]:
     """A condition's parts of samples, oldest first."""
     return sorted((place / "samples").glob("[0-9]*.parquet"))
+
+
+def asked(place: Path) -> Asked | None:
+    """What a condition was to hold; None: nothing there says so.
+
+    Raises:
+        DamagedFileError: the file is not what was written.
+    """
+    path = place / "asked.json"
+    return Asked(**files.read_json(path)) if path.exists() else None
+
+
+def write_asked(place: Path, wanted: Asked) -> None:
+    """Keep what a condition is to hold; only the holder of the store's lock may."""
+    files.write_json(place / "asked.json", asdict(wanted))
 
 
 def append(place: Path, condition: Condition, rows: Sequence[Mapping[str, Any]]) -> Path:

@@ -80,9 +80,32 @@ def test_pass_and_majority_are_means_over_all_subsets(tmp_path):
 def test_what_is_missing_or_unknown_is_left_out_and_counted(tmp_path):
     found = scores.scores(made(tmp_path, {"a": ["1", "?", "2", ""], "b": ["1", "1", "", ""], "c": ["2", "2", "2", "1"]}))  # fmt: skip
     assert found.accuracy.value == pytest.approx(np.mean([1 / 2, 1, 1 / 4]))
-    assert (found.num_missing, found.complete) == (3, False)
+    assert (found.held.num_missing, found.complete) == (3, False)
     assert found.unknown == pytest.approx(1 / 9)
-    assert found.pass_at[4] == 1.0  # of c alone
+    # Every k is of c alone, which has all its samples.
+    assert found.pass_at == {1: 0.25, 2: 0.5, 4: 1.0} and found.held.num_whole == 1
+
+
+def test_what_was_asked_and_never_begun_is_missing_too(tmp_path):
+    made(tmp_path, {"a": ["1", "2"], "b": ["1", ""]})
+    place = tmp_path / CONDITION.folder
+    store.write_asked(place, store.Asked(num_problems=24, num_samples=2))
+    graded = scores.read(place, CONDITION, "v")
+    found = scores.scores(graded)
+    assert (found.held.num_missing, found.held.words) == (45, "3 of 48 samples, 2 of 24 problems")
+    said = scores.warnings([(CONDITION, found)])
+    assert said[0].startswith("incomplete: 3 of 48 samples, 2 of 24 problems (none, T 1)")
+    assert said[1].startswith("pass@k and maj@k are of the 1 problems with all samples")
+    store.write_asked(place, store.Asked(num_problems=2, num_samples=1))
+    whole = scores.read(place, CONDITION, "v")
+    assert scores.scores(whole).complete and not scores.warnings([(CONDITION, scores.scores(whole))])  # fmt: skip
+    assert scores.uneven(graded, whole) == ["the first is incomplete: 3 of 48 samples, 2 of 24 problems"]  # fmt: skip
+
+
+def test_sides_with_other_numbers_of_samples_are_told(tmp_path):
+    first, second = made(tmp_path / "x", {"a": ["1"]}), made(tmp_path / "y", {"a": ["1", "2"]})
+    (said,) = scores.uneven(first, second)
+    assert said.startswith("samples of a problem differ: 1 in the first, 2 in the second")
 
 
 def test_one_sample_a_problem_has_the_exact_interval():

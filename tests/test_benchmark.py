@@ -200,6 +200,7 @@ def test_more_problems_join_the_same_condition(coder, held, tmp_path):
     place = filled(plan(held, 2, limit=5), coder, tmp_path)
     assert filled(plan(held, 2), coder, tmp_path) == place
     assert len(texts(place)) == 24
+    assert store.asked(place) == store.Asked(num_problems=12, num_samples=2)
 
 
 SLOW = """
@@ -237,6 +238,13 @@ def test_a_store_that_is_killed_goes_on_to_the_same_samples(coder, held, tmp_pat
     killed.stdout.close()
     parts = sorted((tmp_path / "cut").glob("*/samples/*.parquet"))
     assert 3 <= len(parts) < 8
+    said = invoke("regrade", tmp_path / "cut")
+    assert said.exit_code == 0, said.output
+    (place,) = (p for p, c in store.conditions(tmp_path / "cut").items() if not c.greedy)
+    there = texts(place)
+    begun = len({problem for problem, _ in there})
+    assert f"incomplete: {len(there)} of 48 samples, {begun} of 12 problems (line, T 1)" in said.output  # fmt: skip
+    assert said.output.count("incomplete") == 1
     result = invoke(*words)
     assert result.exit_code == 0, result.output
     sampled = [p for p, c in store.conditions(tmp_path / "cut").items() if not c.greedy]

@@ -217,7 +217,25 @@ def test_a_store_of_ours_is_read_and_a_changed_byte_found(tmp_path):
     rows, damage = read(tmp_path)
     assert [(r.text, r.gold, r.truncated, r.prompt) for r in rows] == [("\\boxed{2}", "2", True, "1 + 1?")]  # fmt: skip
     assert [(d.file, d.line) for d in damage] == [(1, 0)]
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "condition.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds several conditions"):
+
+
+def test_of_a_store_with_greedy_and_sampled_completions_the_sampled_are_read(tmp_path):
+    from controlarm import files, store
+
+    row = dict.fromkeys(store.SAMPLES.names) | {"problem_id": "7", "sample": 0, "prompt_sha256": "", "problem": "1 + 1?", "gold": "2", "truncated": False}  # fmt: skip
+
+    def condition(name: str, temperature: float, prompt: str = "line") -> None:
+        store.write_asked(tmp_path / name, store.Asked(num_problems=1, num_samples=60))
+        files.write_json(tmp_path / name / "condition.json", {"problems": "set", "prompt": prompt, "temperature": temperature})  # fmt: skip
+        files.write_table(tmp_path / name / "samples" / "000000.parquet", pa.Table.from_pylist([row | {"text": name}], store.SAMPLES))  # fmt: skip
+
+    condition("a-greedy", 0.0)
+    condition("b-sampled", 0.6)
+    rows, _ = read(tmp_path)
+    assert [r.text for r in rows] == ["b-sampled"]
+    assert "read are its sampled completions, not the greedy ones (b-sampled)" in open_log(tmp_path).sentence  # fmt: skip
+    assert "greedy" not in open_log(tmp_path / "b-sampled").sentence
+    condition("c-other", 1.0, "none")
+    with pytest.raises(ValueError) as refused:
         open_log(tmp_path)
+    assert "a-greedy (line, greedy); b-sampled (line, T 0.6, 60 samples); c-other (none, T 1, 60 samples)" in str(refused.value)  # fmt: skip

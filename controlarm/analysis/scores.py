@@ -1,7 +1,7 @@
 """Every number of a model on a benchmark, from the samples in its store. No model and no torch: a store is read anywhere.
 
-The unit is the problem: intervals are about other problems of this kind, for this one model. Samples that are missing (a command was
-stopped, a problem was topped up further than others) are no samples, and ``complete`` says so; verdicts that are unknown are left out and counted.
+The unit is the problem: intervals are about other problems of this kind, for this one model. Samples that were asked for and are missing (a command was
+stopped) are no samples, and ``complete`` says so; verdicts that are unknown are left out and counted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 from controlarm import store
@@ -37,6 +37,7 @@ class Graded:
     """One condition's samples with the grades of one version. What is not there is ``present`` False, and no flag is set."""
 
     condition: Condition
+    asked: store.Asked
     version: str
     problem_ids: tuple[str, ...]
     """Sorted."""
@@ -104,8 +105,10 @@ def read(place: Path, condition: Condition, version: str) -> Graded:
         classes[at] = grade["answer_class"]
         num_tokens[at] = sample["num_tokens"]
         logprob[at] = np.nan if sample["logprob"] is None else sample["logprob"]
+    # Without its file a condition was to hold what it has of its fullest problem.
+    asked = store.asked(place) or store.Asked(num_problems=shape[0], num_samples=shape[1])
     return Graded(
-        condition=condition, version=version, problem_ids=ids,
+        condition=condition, asked=asked, version=version, problem_ids=ids,
         texts=tuple(facts[i][0] for i in ids), golds=tuple(facts[i][1] for i in ids),
         present=present, strict=strict, lenient=lenient, has_python=has_python, code_parses=code_parses,
         boxed=boxed, truncated=truncated, answer_class=classes, num_tokens=num_tokens, logprob=logprob,
@@ -203,6 +206,40 @@ def _where(flags: Flags, present: Flags) -> Float[np.ndarray, "problem sample"]:
     return np.where(present, flags.astype(float), np.nan)
 
 
+class Holdings(NamedTuple):
+    """How much of what the last evaluation asked for is there."""
+
+    problems_asked: int
+    samples_asked: int
+    """Problems × samples of each."""
+    num_missing: int
+    """Of these samples."""
+    num_begun: int
+    """Problems with a sample, of those that were asked."""
+    num_whole: int
+    """Problems with all samples. pass@k and maj@k are theirs at every k; of all problems where there is none."""
+
+    @property
+    def words(self) -> str:
+        have = self.samples_asked - self.num_missing
+        return f"{have:,} of {self.samples_asked:,} samples, {self.num_begun:,} of {self.problems_asked:,} problems"
+
+
+def lacking(graded: Graded) -> Int[np.ndarray, " problem"]:
+    """Samples that were asked for and are not there, of each problem that has one."""
+    return np.maximum(0, graded.asked.num_samples - graded.present.sum(axis=1))
+
+
+def holdings(graded: Graded) -> Holdings:
+    """What is there and what is not."""
+    asked, lack = graded.asked, np.sort(lacking(graded))
+    absent = max(0, asked.num_problems - len(lack)) * asked.num_samples
+    return Holdings(
+        asked.num_problems, asked.num_problems * asked.num_samples, absent + int(lack[: asked.num_problems].sum()),
+        min(len(lack), asked.num_problems), int((lack == 0).sum()),
+    )  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scores:
     """What one condition says of a model. Rates are means over problems of their means over samples."""
@@ -210,8 +247,7 @@ class Scores:
     num_problems: int
     num_samples: int
     """Most that a problem has."""
-    num_missing: int
-    """Samples that other problems have and some do not."""
+    held: Holdings
     accuracy: Score
     """Strict: pass@1, avg@num_samples; greedy accuracy where the condition is greedy."""
     lenient: Score
@@ -236,31 +272,36 @@ class Scores:
 
     @property
     def complete(self) -> bool:
-        return self.num_missing == 0
+        return self.held.num_missing == 0
 
 
 def scores(graded: Graded) -> Scores:
     """All of them, from one condition."""
     present = graded.present
-    known = present & ~graded.strict["unknown"]
+    chosen = lacking(graded) == 0
+    if not chosen.any():
+        chosen = np.ones_like(chosen)
+    # One set of problems at every k: a curve whose problems change with k can fall, and compares nothing.
+    largest = int(present[chosen].sum(axis=1).min())
+    known = (present & ~graded.strict["unknown"])[chosen]
     curves = {}
     for name, verdicts in (("strict", graded.strict), ("lenient", graded.lenient)):
-        counts = boundary.tries(verdicts["right"], present & ~verdicts["unknown"])
-        ks = [k for k in powers(present.shape[1]) if (counts.num_samples >= k).any()]
+        counts = boundary.tries(verdicts["right"][chosen], (present & ~verdicts["unknown"])[chosen])
+        ks = [k for k in powers(largest) if (counts.num_samples >= k).any()]
         curve = boundary.mean_curve(boundary.pass_curves(counts, ks)).tolist() if ks else []
         curves[name] = dict(zip(ks, curve, strict=True))
-    ks = [k for k in powers(present.shape[1]) if (known.sum(axis=1) >= k).any()]
+    ks = [k for k in powers(largest) if (known.sum(axis=1) >= k).any()]
     told = present & ~np.isnan(graded.logprob)
     tokens = graded.num_tokens[told]
     return Scores(
         num_problems=len(graded.problem_ids),
         num_samples=present.shape[1],
-        num_missing=int((~present).sum()),
+        held=holdings(graded),
         accuracy=score(per_problem(graded.success(graded.strict))),
         lenient=score(per_problem(graded.success(graded.lenient))),
         pass_at=curves["strict"],
         lenient_pass_at=curves["lenient"],
-        maj_at={k: mean(majority(graded, k)) for k in ks},
+        maj_at={k: mean(majority(graded, k)[chosen]) for k in ks},
         parsable=score(per_problem(_where(graded.boxed, present))),
         truncated=score(per_problem(_where(graded.truncated, present))),
         no_answer=mean(_where(graded.lenient["no_answer"], present).ravel()),
@@ -334,6 +375,23 @@ def difference(before: Graded, after: Graded) -> Difference:
     )  # fmt: skip
 
 
+def uneven(before: Graded, after: Graded) -> list[str]:
+    """What a reader of a difference must know: which side is incomplete, and whether one has more samples a problem."""
+    sides = holdings(before), holdings(after)
+    said = [
+        f"{name} is incomplete: {side.words}"
+        for name, side in zip(("the first", "the second"), sides, strict=True)
+        if side.num_missing
+    ]
+    sizes = before.present.shape[1], after.present.shape[1]
+    if sizes[0] != sizes[1]:
+        said.append(
+            f"samples of a problem differ: {sizes[0]} in the first, {sizes[1]} in the second; "
+            "with fewer a problem's share of right samples is less certain, and more problems flip by chance"
+        )
+    return said
+
+
 def _comparable(before: Graded, after: Graded) -> None:
     if before.version != after.version:
         raise ScoreError(
@@ -347,7 +405,9 @@ def _comparable(before: Graded, after: Graded) -> None:
         raise ScoreError(
             f"the problems differ: {len(sides[0] - sides[1])} stand only in the first ({', '.join(only[0])} …) and "
             f"{len(sides[1] - sides[0])} only in the second ({', '.join(only[1])} …), by id, text or gold answer; "
-            "evaluate both on the same set with the same --limit"
+            + "; ".join(
+                [*uneven(before, after), "evaluate both on the same set with the same --limit"]
+            )
         )
 
 
@@ -403,8 +463,7 @@ def tables(found: Sequence[tuple[Condition, Scores]]) -> list[Table]:
     """What is printed of one problem set: header and rows of each table. Rates are percentages, with 95 % intervals."""
     accuracy, form, reach, strategies, tokens, likely = [], [], [], [], [], []
     for condition, one in found:
-        decoding = "greedy" if condition.greedy else f"T {condition.temperature:g}"
-        head = (condition.prompt, decoding)
+        head = (condition.prompt, _decoding(condition))
         size = f"{one.num_problems} × {one.num_samples}"
         accuracy.append((*head, size, _with_interval(one.accuracy), _with_interval(one.lenient)))
         form.append((*head, _with_interval(one.parsable), _with_interval(one.truncated)))
@@ -432,13 +491,29 @@ def tables(found: Sequence[tuple[Condition, Scores]]) -> list[Table]:
     ]
 
 
+def warnings(found: Sequence[tuple[Condition, Scores]]) -> list[str]:
+    """What a reader must know before the tables: which conditions are not whole."""
+    said = []
+    for condition, one in found:
+        which = f"({condition.prompt}, {_decoding(condition)})"
+        if not one.complete:
+            said.append(
+                f"incomplete: {one.held.words} {which}; run the same evaluation again for the rest"
+            )
+        if 0 < one.held.num_whole < one.num_problems:
+            said.append(
+                f"pass@k and maj@k are of the {one.held.num_whole:,} problems with all samples {which}"
+            )
+    return said
+
+
+def _decoding(condition: Condition) -> str:
+    return "greedy" if condition.greedy else f"T {condition.temperature:g}"
+
+
 def notes(found: Sequence[tuple[Condition, Scores]]) -> list[str]:
-    """What a reader of the tables must know: what is missing, and which prompt is the best."""
-    said = [
-        f"{condition.folder}: {one.num_missing} samples are missing, run the same evaluation again"
-        for condition, one in found
-        if not one.complete
-    ]
+    """What a reader of the tables must know: which prompt is the best."""
+    said = []
     groups: dict[tuple[str, bool], list[tuple[Condition, Scores]]] = {}
     for condition, one in found:
         groups.setdefault((condition.problems, condition.greedy), []).append((condition, one))
@@ -483,7 +558,7 @@ def plain(condition: Condition, found: Scores) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:  # noqa: ANN401  any value of a score
     match value:
-        case Score() | Use() | coverage.Spread():
+        case Score() | Use() | Holdings() | coverage.Spread():
             return _plain(value._asdict())
         case Mapping():
             return {str(name): _plain(each) for name, each in value.items()}

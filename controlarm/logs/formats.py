@@ -50,6 +50,8 @@ class Log:
     history: list[dict[str, float]] = field(default_factory=list)
     """The trainer's own numbers by step, where it left them (TRL)."""
     history_damage: str | None = None
+    note: str | None = None
+    """What was chosen where a folder holds more (a store)."""
 
     @property
     def sentence(self) -> str:
@@ -63,7 +65,8 @@ class Log:
             else f"one {self.containers[0] or ''} file"
         )
         left = f"; not used: {', '.join(self.unused)}" if self.unused else ""
-        return f"{self.path.name}: {FORMATS[self.format].words}, {count}; {roles}{left}"
+        chose = f"; {self.note}" if self.note else ""
+        return f"{self.path.name}: {FORMATS[self.format].words}, {count}; {roles}{left}{chose}"
 
     def read(self) -> Iterator[Row | Damage]:
         """All rows in order of files and lines, damage in its place; nothing is held but a batch."""
@@ -136,6 +139,7 @@ def open_log(path: Path, given: Fields | None = None) -> Log:
         path=path, format=name or "jsonl", files=tuple(files), containers=tuple(kinds), fields=fields,
         unused=tuple(sorted(n for n in names - used if "." not in n and not any(u.startswith(f"{n}.") for u in used))),
         refused=tuple(refused), history=history, history_damage=wrong,
+        note=store.note(path) if name == "store" else None,
     )  # fmt: skip
 
 
