@@ -36,7 +36,7 @@ fmt: setup
 	@$(BIN)/ruff check -q --fix; $(BIN)/ruff format -q
 
 bench: setup  ## every benchmark of speed but the GPU's, one after another; half an hour, on quiet cores
-	@$(PIP) install -c constraints.txt -e '.[trl]' && for one in ceiling lockstep_gain growth overhead vs_trl; do $(BIN)/python benchmarks/$$one.py || exit 1; done
+	@$(PIP) install -c constraints.txt -e '.[trl]' && for one in ceiling lockstep_gain growth overhead vs_trl generation audit; do $(BIN)/python benchmarks/$$one.py || exit 1; done
 
 docs: setup
 	@$(BIN)/python -m pytest -q tests/test_docs.py
