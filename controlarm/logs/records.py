@@ -63,8 +63,8 @@ MAGIC = {
     b"PK\x03\x04": "a zip archive: unpack it first",
     b"\xff\xfe": "text in UTF-16: save it as UTF-8",
     b"\xfe\xff": "text in UTF-16: save it as UTF-8",
-    b"\x80\x04": "a pickle, which is never opened: a pickle can run code",
-    b"\x80\x05": "a pickle, which is never opened: a pickle can run code",
+    b"\x80\x04": "serialised Python objects, which are never opened: they can run code",
+    b"\x80\x05": "serialised Python objects, which are never opened: they can run code",
 }
 
 
