@@ -40,6 +40,7 @@ def train(arm: str) -> dict:
         paid = reward(
             prompts, completions, trainer_state=trainer_state, problem_id=problem_id, **columns
         )
+        assert trainer.model is not None
         calls.append(
             {"ids": problem_id, "texts": completions, "paid": paid, "train": trainer.model.training}
         )

@@ -138,7 +138,7 @@ def test_halves_of_a_character_do_not_reach_anybody(tmp_path):
     [
         (b"", "is empty"),
         (b"\x1f\x8b\x08\x00rest", "compressed with gzip"),
-        (b"\x80\x04\x95pickle", "a pickle, which is never opened"),
+        (b"\x80\x04\x95pickle", "serialised Python objects, which are never opened"),
         (b"\xff\xfe{\x00", "UTF-16"),
         (b"step,reward\n1,2\n", "begins with 'step,reward"),
         (b'{"a": 1}\n', "no field may be a completion (fields: a)"),

@@ -90,7 +90,8 @@ class ArmReward:
             raise ValueError(
                 f"{', '.join(sorted(settings))}: the arm is made already; name it instead, or build it with these settings"
             )
-        self.arm, self.equal, self.form = made, equal, form
+        self.arm, self.equal = made, equal
+        self.form: grading.Form = form
         self.seed = int(args.seed if seed is None else seed)
         self.group_size = int(args.num_generations or 0)
         passes = int(args.steps_per_generation or 1) * args.num_iterations
