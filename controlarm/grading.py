@@ -42,7 +42,6 @@ _CHANGES = re.compile(
 )
 _LONGEST = 1000  # characters of a formula
 _TAG = re.compile(r"<(/?)answer>")
-_MATHS = re.compile(r"\$\$?|\\[()\[\]]")
 _SENTENCE_END = re.compile(r"\.(?=\s|\Z)|\n")
 _UNSIGNED = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+(?![0-9])|[0-9]+,[0-9]{2}(?![0-9,])|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+"
 _IN_TEXT = re.compile(

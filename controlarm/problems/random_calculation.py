@@ -20,7 +20,6 @@ from typing import NamedTuple
 from controlarm import seeds
 from controlarm.records import Problem
 
-VERSION = "random-calculation-1"
 NUM_SUBSETS = 20
 SUBSET_SIZE = 1000
 PREFIX = "Evaluate this LaTeX numerical expression step by step and put the value into \\boxed{}: "
