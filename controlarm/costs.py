@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from controlarm.analysis import contrasts
 from controlarm.arms import needs_labels
-from controlarm.protocol import Protocol, runs, shards
+from controlarm.protocol import Protocol, Recipe, runs, shards
 
 SECONDS_PER_ROLLOUT = 0.55e-3
 """Sampling and training on one rollout of up to 32 tokens, compiled: processor seconds of one core, as in the quick trial's record."""
@@ -40,8 +40,14 @@ SAMPLING_SHARE = 0.05
 """Assumption: the same of decoding, which waits for memory."""
 MEAN_LENGTH = 0.3
 """Assumption: a mean completion's length over the longest that is allowed."""
+WEIGHT_BYTES = 4
+"""A parameter's: float32."""
 STATE_BYTES = 16
 """A parameter's, in training: float32 weight, gradient and two moments."""
+LORA_SHARE = 1 / 3000
+"""Assumption: parameters that LoRA trains beside one of the model, for each rank: Qwen2.5-7B's 2.5 of 7,600 million under all-linear."""
+GPU_BYTES = 80e9
+"""Of an H100."""
 
 
 class GpuCosts(NamedTuple):
@@ -50,9 +56,15 @@ class GpuCosts(NamedTuple):
     sampling_hours: float
     """Rollouts, labels and evaluations: 2 · parameters · tokens / (SAMPLING_SHARE · peak)."""
     training_hours: float
-    """A pass before the first of several updates (2) and the updates (6): 8 or 6 · parameters · tokens / (TRAINING_SHARE · peak)."""
+    """A pass before the first of several updates (2) and the updates (6): 8 or 6 · parameters · tokens / (TRAINING_SHARE · peak). LoRA spares 2."""
     state_bytes: float
-    """Of one run, activations and cached keys excepted."""
+    """Of one run, activations and cached keys excepted: weights, what training them takes, and the base where a KL is paid."""
+
+
+def _state_bytes(parameters: float, recipe: Recipe) -> float:
+    if recipe.lora_rank:
+        return parameters * (WEIGHT_BYTES + recipe.lora_rank * LORA_SHARE * STATE_BYTES)
+    return parameters * (STATE_BYTES + (WEIGHT_BYTES if recipe.kl_coef else 0))
 
 
 def gpu_costs(trial: Protocol) -> GpuCosts | None:
@@ -69,7 +81,7 @@ def gpu_costs(trial: Protocol) -> GpuCosts | None:
     return GpuCosts(
         2 * mean * sampled * length / (hour * SAMPLING_SHARE),
         passes * mean * counts.num_rollouts * length / (hour * TRAINING_SHARE),
-        max(known) * STATE_BYTES,
+        max(_state_bytes(size, recipe) for size in known for recipe in trial.recipes.values()),
     )
 
 

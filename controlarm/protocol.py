@@ -154,6 +154,12 @@ class Recipe(Part):
     old_logprobs: Literal["recomputed", "sampled"] = "recomputed"
     """Denominator of the ratio: a second pass of the trainer before the first update, or what the sampler recorded."""
     precision: Literal["bfloat16", "float32"] = "bfloat16"
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of the change that is trained beside each target (LoRA, arXiv:2106.09685); 0: all weights are trained. Needs the engine trl."""
+    lora_alpha: Positive = 32.0
+    """The change is lora_alpha / lora_rank · B·A."""
+    lora_targets: list[str] = Field(default=["all-linear"], min_length=1)
+    """Linear layers by the end of their names; ``all-linear``: each but the output's."""
 
     @model_validator(mode="before")
     @classmethod
@@ -176,6 +182,13 @@ class Recipe(Part):
             raise ValueError(
                 f'{", ".join(idle)}: does nothing with credit = {self.credit!r}; remove it, or say credit = "gae"'
             )
+        idle = [n for n in ("lora_alpha", "lora_targets") if getattr(self, n) != fields[n].default]
+        if idle and not self.lora_rank:
+            raise ValueError(
+                f"{', '.join(idle)}: does nothing with lora_rank = 0; remove it, or say lora_rank"
+            )
+        if len(self.lora_targets) > 1 and "all-linear" in self.lora_targets:
+            raise ValueError('lora_targets: "all-linear" stands alone; name it, or layers')
         if self.ratio == "sequence" and self.learns_values:
             raise ValueError(
                 'ratio: "sequence" has one advantage a completion; credit = "gae" has one a token'
@@ -372,8 +385,10 @@ def runs(protocol: Protocol) -> list[RunSpec]:
     ]
 
 
+LORA = {"lora_rank", "lora_alpha", "lora_targets"}
+
 ONLY_TRL: dict[str, Any] = {
-    "models": True, "trl": True, "design": {"problems", "template"}, "evaluation": {"problems"},
+    "models": True, "trl": True, "design": {"problems", "template"}, "evaluation": {"problems"}, "recipes": {"__all__": LORA},
 }  # fmt: skip
 """Keys that the engine trl alone reads."""
 
@@ -503,6 +518,10 @@ def _lockstep_misfits(p: Protocol) -> list[str]:
         f'{key}: does nothing for the engine lockstep, which trains organisms on their arithmetic; say trial.engine = "trl", or remove it'
         for key, there in given.items()
         if there
+    ] + [
+        f'recipes.{name}.lora_rank: the engine lockstep trains all weights; say trial.engine = "trl", or remove it'
+        for name, recipe in p.recipes.items()
+        if recipe.lora_rank
     ]
 
 

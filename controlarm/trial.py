@@ -47,7 +47,7 @@ COMPILE_FROM = 120_000
 """Training rollouts of a trial from which on the compiled program is used."""
 
 LIBRARIES = ("torch", "numpy", "scipy", "pyarrow", "pydantic", "safetensors")
-TRL_LIBRARIES = ("trl", "transformers", "tokenizers", "accelerate", "datasets")
+TRL_LIBRARIES = ("trl", "transformers", "tokenizers", "accelerate", "datasets", "peft")
 
 
 ENGINES = {"lockstep": lockstep.run_shard, "trl": trl.run_shard}

@@ -175,3 +175,22 @@ def test_a_cost_is_stated_for_models_with_a_parameter_count():
         2 * 7.62e9 * (rollouts + labels + evaluated) * tokens / (0.05 * 989e12 * 3600)
     )
     assert costs.gpu_costs(protocol.load(root / "trials" / "quick.toml")) is None
+
+
+@pytest.mark.parametrize(
+    ("recipe", "gigabytes"),
+    [
+        ("", 16 * 7.62),
+        ("kl_coef = 0.1", 20 * 7.62),  # the base beside it
+        ("lora_rank = 32", (4 + 32 / 3000 * 16) * 7.62),
+        ("lora_rank = 32\nkl_coef = 0.1", (4 + 32 / 3000 * 16) * 7.62),  # the base is beneath
+    ],
+)
+def test_a_state_is_weights_and_what_training_them_takes(recipe, gigabytes):
+    whole = (Path(__file__).parent.parent / "trials" / "qwen2.5-math-7b.toml").read_text("utf-8")
+    made = whole.replace("kl_coef = 0.0 ", "#").replace(
+        "[recipes.grpo]", f"[recipes.grpo]\n{recipe}"
+    )
+    found = costs.gpu_costs(protocol.parse(made))
+    assert found is not None
+    assert found.state_bytes == pytest.approx(gigabytes * 1e9)

@@ -21,6 +21,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from controlarm import advantages as credits
+from controlarm.engines import lora
 from controlarm.engines.decoding import Decoded, Speaker, decode
 from controlarm.engines.decoding import Path as NoisePath
 from controlarm.losses import kl_k3
@@ -165,8 +166,26 @@ class TrialTrainer(GRPOTrainer):
         tokenizer: PreTrainedTokenizerBase,
         speaker: Speaker,
         rows: int,
+        start: NoisePath,
         recorded: Callable[[int, Step | None], None],
     ) -> None:
+        """Load the model and make ready.
+
+        Args:
+            model: a folder, or a name on the hub.
+            questions: of a step, from 1, group after group.
+            reward: what the arm pays.
+            recipe: without refusals.
+            args: from ``configure``.
+            tokenizer: of the model, padding on the left.
+            speaker: its special tokens.
+            rows: completions sampled at once.
+            start: path of the noise in which LoRA starts.
+            recorded: see the class.
+
+        Raises:
+            ValueError: the model has no such targets of LoRA.
+        """
         self.recipe, self.speaker, self.rows, self.recorded = recipe, speaker, rows, recorded
         self.questions, self.max_tokens = questions, args.max_completion_length or 0
         self.config = args
@@ -181,13 +200,31 @@ class TrialTrainer(GRPOTrainer):
         rows_of = [
             {"prompt": "", "step": s, "place": p} for s in range(1, num_steps + 1) for p in order
         ]
+        adapter = lora.config(recipe) if recipe.lora_rank else None
         super().__init__(
             model=model,
             reward_funcs=[reward],
             args=args,
             train_dataset=Dataset.from_list(rows_of),
             processing_class=tokenizer,
+            peft_config=adapter,
         )
+        if adapter is not None:
+            policy: Any = self.model
+            lora.start(policy, start)
+
+    def save(self, folder: Path) -> None:
+        """The weights as ``AutoModelForCausalLM`` loads them, LoRA's change merged, and the tokenizer; all processes call it."""
+        if not self.recipe.lora_rank:
+            self.save_model(str(folder))
+            return
+        state: Any = self.accelerator.get_state_dict(self.model_wrapped)
+        if self.accelerator.is_main_process:
+            policy: Any = self.accelerator.unwrap_model(self.model)
+            policy.get_base_model().save_pretrained(
+                folder, state_dict=lora.merged(state, self.recipe)
+            )
+            self._tokenizer.save_pretrained(folder)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
         """All of them: the recipe's weight decay knows no exceptions, where transformers' spares biases and norms."""
@@ -212,7 +249,10 @@ class TrialTrainer(GRPOTrainer):
             self.accelerator.autocast(),
         ):  # fmt: skip
             model.eval()
-            found = decode(model, prompts, paths, self.max_tokens, self.speaker, self.rows)
+            whole = (
+                model.get_base_model() if self.recipe.lora_rank else model
+            )  # its layers hold LoRA's
+            found = decode(whole, prompts, paths, self.max_tokens, self.speaker, self.rows)
         policy.train(was_training)
         return found
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -87,6 +88,8 @@ def misfits() -> list[str]:
         found = version("trl")
     except PackageNotFoundError:
         return ["trial.engine: trl is not installed; pip install 'controlarm[trl]'"]
+    if find_spec("peft") is None:
+        return ["trial.engine: peft is not installed; pip install 'controlarm[trl]'"]
     numbers = tuple(int(part) for part in found.split(".")[:2] if part.isdigit())
     if not OLDEST <= numbers < BEFORE:
         wanted = f">={'.'.join(map(str, OLDEST))},<{'.'.join(map(str, BEFORE))}"
@@ -338,7 +341,7 @@ class _Recorder:
         )  # fmt: skip
         self.trainer = trainer = grpo.TrialTrainer(
             run.model, self._questions, reward, run.recipe, args, run.tokenizer, run.speaker,
-            protocol.trl.sample_rows, self._recorded,
+            protocol.trl.sample_rows, (run.spec.pretraining_seed, run.spec.seed), self._recorded,
         )  # fmt: skip
         made |= self._labels()  # by the trainer's model, before it has moved
         self.pool = lockstep.pool(protocol, run.spec, run.training, made)
@@ -531,7 +534,7 @@ class _Recorder:
         step = run.plan.protocol.design.num_steps
         if failure is None:
             assert self.trainer is not None
-            self.trainer.save_model(str(run.folder / "model"))
+            self.trainer.save(run.folder / "model")
         if self.writes:
             failures = {}
             if failure is not None:
