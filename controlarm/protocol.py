@@ -321,6 +321,8 @@ class TrlTable(Part):
 
     pass_rollouts: Annotated[int, Field(ge=0)] = 0
     """Rollouts that a process trains on at once; 0: an update's all. The rest of an update is accumulated."""
+    gradient_checkpointing: bool = False
+    """Activations are computed again on the way back, so that they need not be kept: less memory, a third more time."""
     sample_rows: Count = 256
     """Completions that a process samples at once."""
     commit_every: Count = 10

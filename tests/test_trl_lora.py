@@ -17,7 +17,8 @@ from tiny_models import tiny
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from controlarm import protocol
-from controlarm.engines import lora, trl
+from controlarm.engines import trl
+from controlarm.engines.trl import lora
 from controlarm.losses import kl_k3
 from controlarm.organisms import released
 from controlarm.organisms.export import export

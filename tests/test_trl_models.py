@@ -116,7 +116,7 @@ def test_a_completion_ends_at_a_stop(tmp_path):
     """What a random model says without stops holds many texts; with one of them as a stop it ends behind it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from controlarm.engines.decoding import Speaker, decode
+    from controlarm.engines.trl.decoding import Speaker, decode
 
     folder = tiny("llama", tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder)

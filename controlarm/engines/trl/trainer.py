@@ -21,92 +21,14 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from controlarm import advantages as credits
-from controlarm.engines import lora
-from controlarm.engines.decoding import Decoded, Speaker, decode
-from controlarm.engines.decoding import Path as NoisePath
+from controlarm.engines.trl import lora
+from controlarm.engines.trl.decoding import Decoded, Speaker, decode
+from controlarm.engines.trl.decoding import Path as NoisePath
 from controlarm.losses import kl_k3
 from controlarm.protocol import Recipe
 from controlarm.rewards.trl import ArmReward
+from controlarm.sampling import Completions
 from controlarm.update import PRIORS
-
-LOSS_TYPES = {"token_mean": "dapo", "sequence_mean": "grpo", "constant_length": "dr_grpo"}
-"""Our aggregation → TRL's name of the same loss. Its dapo divides by the tokens of a whole generation; ``_prepare_inputs`` hands it
-those of an update, over all processes."""
-
-
-def refusals(recipe: Recipe, processes: int, pass_rollouts: int) -> list[str]:
-    """What of a recipe TRL cannot do, each with its field and what to do instead."""
-    found = []
-    if recipe.credit not in credits.BY_GROUP:
-        found.append(
-            f"credit: {recipe.credit!r} needs "
-            + ("a value head" if recipe.learns_values else "a greedy completion beside each group")
-            + ', which TRL has not; use "leave_one_out" or "group_mean"'
-        )
-    if recipe.dynamic_sampling:
-        found.append(
-            "dynamic_sampling: TRL asks one batch a step; say dynamic_sampling = 0 (algorithm dapo sets it)"
-        )
-    if recipe.select != "all":
-        found.append('select: TRL asks for no greedy completion; say select = "all"')
-    if recipe.policy_coef != 1:
-        found.append("policy_coef: TRL's surrogate has no weight; leave it 1")
-    update = recipe.prompts_per_step * recipe.group_size // recipe.updates_per_rollout
-    if recipe.entropy_coef:
-        if recipe.aggregation != "token_mean":
-            found.append(
-                f'entropy_coef: TRL takes the mean over tokens, not {recipe.aggregation!r}; say aggregation = "token_mean"'
-            )
-        if processes > 1 or 0 < pass_rollouts < update:
-            found.append(
-                "entropy_coef: TRL takes the mean over the tokens of each pass, and passes differ in length; use one process and "
-                "trl.pass_rollouts = 0"
-            )
-    if (recipe.prompts_per_step // recipe.updates_per_rollout) % processes:
-        found.append(
-            f"prompts_per_step: {recipe.prompts_per_step // recipe.updates_per_rollout} groups an update cannot be dealt to "
-            f"{processes} processes; start as many as divide it"
-        )
-    elif pass_rollouts and update // processes % pass_rollouts:
-        found.append(
-            f"trl.pass_rollouts: {pass_rollouts} does not divide the {update // processes} rollouts of an update that a process has"
-        )
-    return found
-
-
-def configure(
-    recipe: Recipe, max_tokens: int, num_steps: int, processes: int, pass_rollouts: int, device: str, folder: Path,
-) -> GRPOConfig:  # fmt: skip
-    """The recipe in TRL's words.
-
-    Args:
-        recipe: without refusals.
-        max_tokens: longest completion.
-        num_steps: of the run; TRL counts each update.
-        processes: that train together.
-        pass_rollouts: of a process at once; 0: an update's all.
-        device: ``cpu`` or ``cuda``.
-        folder: of TRL's checkpoints.
-    """
-    own = recipe.prompts_per_step * recipe.group_size // processes
-    update = own // recipe.updates_per_rollout
-    size = pass_rollouts or update
-    return GRPOConfig(
-        output_dir=str(folder), use_cpu=device == "cpu", bf16=recipe.precision == "bfloat16", seed=0,
-        model_init_kwargs={"dtype": "float32"}, disable_dropout=True, gradient_checkpointing=False,
-        num_generations=recipe.group_size, generation_batch_size=own * processes,
-        per_device_train_batch_size=size, gradient_accumulation_steps=update // size, num_iterations=1,
-        max_steps=num_steps * recipe.updates_per_rollout, shuffle_dataset=False,
-        max_completion_length=max_tokens, temperature=1.0, top_p=1.0, top_k=0,
-        loss_type=LOSS_TYPES[recipe.aggregation], importance_sampling_level=recipe.ratio,
-        epsilon=recipe.epsilon_low, epsilon_high=recipe.epsilon_high,
-        beta=recipe.kl_coef, use_bias_correction_kl=False, entropy_coef=recipe.entropy_coef,
-        optim="adamw_torch_fused", learning_rate=recipe.learning_rate, lr_scheduler_type="constant",
-        adam_beta1=recipe.adam_beta1, adam_beta2=recipe.adam_beta2, adam_epsilon=1e-8,
-        weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm,
-        logging_steps=1, logging_nan_inf_filter=False, save_strategy="no", save_total_limit=1,
-        report_to="none", disable_tqdm=True,
-    )  # fmt: skip
 
 
 class Question(NamedTuple):
@@ -147,6 +69,28 @@ class Step(NamedTuple):
     advantages: np.ndarray
     """[rollout, token] or [rollout, 1], float64."""
     metrics: dict[str, Any]
+
+    def padded(self) -> Completions:
+        """[1, prompt, sample, token], as the table of rollouts reads them."""
+        group = self.rewards.shape[1]
+        longest = max(len(one.tokens) for one in self.made)
+
+        def spread(rows: list[list[Any]], dtype: torch.dtype) -> Tensor:
+            padded = [row + [0] * (longest - len(row)) for row in rows]
+            return torch.tensor(padded, dtype=dtype).view(1, -1, group, longest)
+
+        return Completions(
+            spread([one.tokens for one in self.made], torch.int64),
+            spread([one.logprobs for one in self.made], torch.float32),
+            spread([one.entropy for one in self.made], torch.float32),
+        )
+
+    def mean_advantages(self) -> np.ndarray:
+        """One a rollout: the mean over its tokens, where they differ."""
+        if self.advantages.shape[1] == 1:
+            return self.advantages[:, 0]
+        lengths = np.array([len(one.tokens) for one in self.made])
+        return self.advantages.sum(1) / np.maximum(lengths, 1)
 
 
 class NotFiniteError(RuntimeError):
