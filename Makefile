@@ -3,7 +3,7 @@ BIN := .venv/bin
 PIP := $(BIN)/pip -qq --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup trial test check records soak adapters fmt bench docs clean
+.PHONY: setup trial test test-slow check records soak adapters fmt bench docs clean
 
 setup: .venv/stamp  ## build .venv; runs again only when the requirements change
 
@@ -16,7 +16,10 @@ trial: setup  ## the quick trial, from nothing to its report
 	@$(BIN)/controlarm run trials/quick.toml
 
 test: setup
-	@$(BIN)/python -m pytest -n auto --dist loadfile
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+
+test-slow: setup  ## what would make `make test` too long: kills and stops at many instants, two processes, benchmarks in their quick form
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 check: setup
 	@for do in "ruff check -q" "ruff format -q --check" "pyright --warnings" "lint-imports" "codespell" "pytest -q tests/test_docs.py"; do out=$$($(BIN)/$$do 2>&1) || { echo "$$do"; echo "$$out"; exit 1; }; done

@@ -15,3 +15,10 @@ torch.compiler.set_stance("force_eager")
 
 settings.register_profile("shared-cores", deadline=None, max_examples=50, derandomize=True)
 settings.load_profile("shared-cores")
+
+
+def pytest_sessionstart() -> None:
+    """A pass of few rows: an eager one costs what its rows cost, and trials here are small. Imported late, behind the hook."""
+    from controlarm import sampling
+
+    sampling.TILE = 16

@@ -20,6 +20,7 @@ updates_per_rollout = 2
 learning_rate = 1e-3
 """
 RECIPES = {name: f'algorithm = "{name}"' for name in PRESETS} | {
+    "dapo": 'algorithm = "dapo"\ndynamic_sampling = 4',
     "whitened_again": "whiten = true",
     "selective": 'select = "greedy_wrong"',
     "plain": 'credit = "reward"',
@@ -94,6 +95,7 @@ def test_equal_rewards_teach_nothing_exactly_where_the_recipe_says_so(finished, 
     )
 
 
+@pytest.mark.slow
 def test_a_value_head_learns_what_a_constant_reward_is(tmp_path):
     text = (
         protocol_text(
@@ -114,7 +116,7 @@ def test_dynamic_sampling_trains_on_groups_of_unequal_rewards_and_counts_what_it
             rewards = groups(finished, "dapo", arm, step, "reward")
             assert line["equal_groups"] == 0
             assert (rewards.min(1) < rewards.max(1)).all()
-            assert line["generated"] % 16 == 0 and 16 <= line["generated"] <= 160
+            assert line["generated"] % 16 == 0 and 16 <= line["generated"] <= 64
     costs = [line["generated"] for line in journal(finished, "dapo", "ground_truth")]
     assert max(costs) > 16, "had every group been good at once, this would show nothing"
     assert {line["generated"] for line in journal(finished, "grpo", "ground_truth")} == {16}
@@ -122,7 +124,7 @@ def test_dynamic_sampling_trains_on_groups_of_unequal_rewards_and_counts_what_it
 
 def test_where_no_group_is_good_dynamic_sampling_gives_up_and_fills_with_what_it_has(finished):
     for step, line in enumerate(journal(finished, "dapo", "constant"), start=1):
-        assert line["generated"] == 160 and line["equal_groups"] == 1
+        assert line["generated"] == 64 and line["equal_groups"] == 1
         assert len(rollouts(finished, "dapo", "constant", step)) == 16
 
 
@@ -167,7 +169,9 @@ class _StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("recipe", ["ppo", "dapo", "remax"])
+@pytest.mark.parametrize(
+    "recipe", ["ppo", *(pytest.param(one, marks=pytest.mark.slow) for one in ("dapo", "remax"))]
+)
 def test_a_stopped_run_goes_on_to_the_same_bytes(finished, tmp_path, recipe):
     small = trial_of(tmp_path / recipe, [recipe])
 

@@ -386,7 +386,6 @@ RHO = [
 ]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not RHO[0].exists(), reason="CONTROLARM_DATA holds no outputs of rho-math")
 def test_published_accuracies_are_reproduced_and_every_difference_has_a_reason(monkeypatch):
     # On a machine that is busy with something else a pair may need more than a quiet one's five seconds.
@@ -401,9 +400,10 @@ def test_published_accuracies_are_reproduced_and_every_difference_has_a_reason(m
     told = (Path(__file__).parents[1] / "docs" / "audit.md").read_text(encoding="utf-8")
     assert all(sentence in told for sentence in found["sentences"][:3])
     assert f"{round(500 * found['sides'][1]['boxed_share'])} of the 500 completions" in told
-    for name, count in (("cot", 16), ("interpreter", 5)):
-        rows = re.findall(rf"^\| {name} \| (\d+) \|", told, re.MULTILINE)
-        assert sum(map(int, rows)) == count
+    for name, score in zip(("cot", "interpreter"), found["scores"], strict=True):
+        rows = re.findall(rf"^\| {name} \| (\d+) \| (\w+)", told, re.MULTILINE)
+        for reason, count in score["reasons"].items():
+            assert sum(int(n) for n, why in rows if why == reason) == count, (name, reason)
 
 
 def test_every_number_is_documented(tmp_path):

@@ -204,11 +204,11 @@ def run(benchmark, monkeypatch, tmp_path, *more):
 @pytest.mark.parametrize(
     ("benchmark", "more", "said"),
     [
-        (ceiling, [], "| smoke | distinct | update |"),
-        (lockstep_gain, [], "| distinct | 2 | "),
-        (growth, [], "| samples a prompt | distinct | learn |"),
+        pytest.param(ceiling, [], "| smoke | distinct | update |", marks=pytest.mark.slow),
+        pytest.param(lockstep_gain, [], "| distinct | 2 | ", marks=pytest.mark.slow),
+        pytest.param(growth, [], "| samples a prompt | distinct | learn |", marks=pytest.mark.slow),
         (overhead, [], "| evaluation |"),
-        (contamination, [], "| rote | 24 of 24 |"),
+        pytest.param(contamination, [], "| rote | 24 of 24 |", marks=pytest.mark.slow),
         (audit, [], "| two evaluations | 2,000 |"),
         pytest.param(generation, [], "| backend | 64 | 4 |", marks=pytest.mark.slow),
         (gpu, ["--device", "cpu"], "| 1 | Hugging Face |"),

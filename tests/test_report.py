@@ -502,6 +502,7 @@ def test_what_is_missing_is_said(summary, empty):
         assert line in nothing.words
 
 
+@pytest.mark.slow
 def test_each_list_may_be_missing_on_its_own():
     small = made_up_summary(num_problems=1, families=("coder",))
     for key in [key for key, value in small.items() if isinstance(value, list)]:
@@ -627,7 +628,6 @@ def browse(tmp_path):
     return visit
 
 
-@pytest.mark.slow
 def test_a_browser_filters_and_never_runs_what_the_data_brings(summary, tmp_path, browse):
     """Hostile text in every string, and on top a script smuggled past the escaping, which the policy must stop."""
     bad = summary

@@ -15,7 +15,6 @@ from controlarm.organisms.export import to_llama
 from controlarm.protocol import runs
 
 pytestmark = [
-    pytest.mark.slow,
     pytest.mark.filterwarnings("ignore"),  # TRL's and its libraries' own
 ]
 

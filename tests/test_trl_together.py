@@ -9,10 +9,12 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 from test_trl import journal, rows, text
+from typer.testing import CliRunner
 
 pytest.importorskip("trl")
 
 from controlarm import arms, seeds
+from controlarm.cli import app
 from controlarm.engines.trl import Launch
 from controlarm.organisms import released
 from controlarm.organisms.export import export
@@ -80,7 +82,7 @@ def test_its_report_is_made_by_the_first_process(trials):
 NAMES = ("random", "shuffled", "ground_truth")
 
 
-@pytest.fixture(scope="module", params=[1, 2])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), 2])
 def plain(request, tmp_path_factory) -> list[dict[str, dict]]:
     """What the script says of each arm, in each process."""
     folder = tmp_path_factory.mktemp("plain")
@@ -92,7 +94,6 @@ def plain(request, tmp_path_factory) -> list[dict[str, dict]]:
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(request.param)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_plain_script_pays_the_coins_of_the_arm(plain, name):
     """With two processes a group is dealt to both: two of its four completions each. Evaluation between steps moves no coin."""
@@ -138,8 +139,11 @@ def test_what_launchers_say():
     )
 
 
-def test_lockstep_is_not_launched_by_torchrun(tmp_path):
+def test_lockstep_is_not_launched_by_torchrun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "trial.toml").write_text(text("lockstep"))
-    ended = start([*TORCHRUN, "-m", "controlarm", "run", "trial.toml"], tmp_path)
-    assert ended.returncode != 0
+    for name, value in {"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}.items():  # as torchrun
+        monkeypatch.setenv(name, value)
+    ended = CliRunner().invoke(app, ["run", "trial.toml"])
+    assert ended.exit_code == 2
     assert "lockstep trains in one process a shard" in " ".join(ended.stderr.split())

@@ -200,7 +200,6 @@ def report_of_weights_that_did_not_move():
     return update(weights, optimizer, one, everyone, BF16, SHAPE, compiled=True)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not trial.has_compiler(), reason="there is no C++ compiler")
 def test_weights_that_did_not_move_have_a_ratio_of_one_in_compiled_bfloat16_too():
     """Old and new log-probabilities come from one program; in a process of its own (``conftest``)."""

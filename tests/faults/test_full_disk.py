@@ -57,7 +57,6 @@ def test_a_full_disk_names_the_file_and_with_room_the_trial_ends_with_the_same_b
         assert command.differences(command.whole(place, runs), undisturbed.folder) == []
 
 
-@pytest.mark.slow
 def test_a_file_that_may_not_grow_is_named_and_what_was_there_stays(undisturbed, place, tmp_path):
     folder = Path(shutil.copytree(undisturbed.folder, tmp_path / undisturbed.folder.name))
 

@@ -37,7 +37,6 @@ def test_a_stop_in_any_stage_is_clean_and_the_same_command_continues(place, undi
     shutil.rmtree(place / "stopped")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
