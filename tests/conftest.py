@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
 torch.compiler.set_stance("force_eager")
 
-settings.register_profile("shared-cores", deadline=None, max_examples=50, derandomize=True)
+settings.register_profile("shared-cores", deadline=None, max_examples=30, derandomize=True)
 settings.load_profile("shared-cores")
 
 

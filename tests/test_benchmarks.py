@@ -26,7 +26,7 @@ from controlarm.advantages import group_relative
 from controlarm.organisms.tokenizer import PAD
 from controlarm.organisms.transformer import Shape, rotary
 from controlarm.packing import Layout, pack
-from controlarm.sampling import decode_step
+from controlarm.sampling import TILE, decode_step
 from controlarm.update import PASS, Batch, compute_weights, losses, terms_of, trees_of
 
 SHAPE = Shape(hidden=48, layers=2, heads=3, inner=80)
@@ -166,9 +166,9 @@ def timed(runs, tile, decode, learn, compiling):
 
 def test_runs_together_are_held_against_a_single_run_at_its_best():
     rows = [
-        timed(1, 96, 2.0, 9.0, 40.0),
-        timed(1, 48, 4.0, 6.0, 30.0),
-        timed(2, 48, 1.0, 6.0, 50.0),
+        timed(1, 2 * TILE, 2.0, 9.0, 40.0),
+        timed(1, TILE, 4.0, 6.0, 30.0),
+        timed(2, TILE, 1.0, 6.0, 50.0),
     ]
     single, both = [row for row in lockstep_gain.gains(rows) if row["texts"] == "organism"]
     assert single["share"] == {"decode": 2.0, "learn": 1.0}

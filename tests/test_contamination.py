@@ -313,7 +313,7 @@ def test_who_saw_nothing_finds_originals_and_twins_equally_familiar(talker):
 
 
 LEAKED = [
-    (family, seed)
+    pytest.param(family, seed, marks=[pytest.mark.slow] * (seed > 1))
     for family in ("crammer", "rote", "rote50", "rote10")
     for seed in catalogue.known().get(family, [])
 ]
@@ -338,12 +338,8 @@ def test_what_leaked_into_an_organism_is_more_familiar_and_what_did_not_is_not(f
         assert rest.low < 0.5 < rest.high
     # A lower bound: what is read too seldom to stand out is not counted.
     assert judging.familiar_share(original, twin).low <= known.mean()
-
-
-@pytest.mark.parametrize(("family", "seed"), [one for one in LEAKED if one[0] in corpus.CONTINUES])
-def test_what_was_learnt_by_rote_is_told_from_its_twins_in_95_cases_of_100(family, seed):
-    original, twin, known = told_by_the_primary_score(family, seed)
-    assert judging.auroc(original[known], twin[known]).value >= 0.95
+    if family in corpus.CONTINUES:  # learnt by rote: told from its twins in 95 cases of 100
+        assert judging.auroc(original[known], twin[known]).value >= 0.95
 
 
 def test_what_leaked_is_read_from_the_organisms_facts():

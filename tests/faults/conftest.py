@@ -1,10 +1,12 @@
 """One trial that nobody disturbed, for all of them to be compared with."""
 
+import shutil
 import time
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
 from tests.faults import command
 
@@ -15,17 +17,39 @@ class Undisturbed(NamedTuple):
     """What the command took."""
 
 
+class Made(NamedTuple):
+    place: Path
+    seconds: float
+
+
 @pytest.fixture(scope="session")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Made:
+    """A trial that nobody disturbed, by one worker; of the processes that test at once the first makes it for all."""
+    own = tmp_path_factory.mktemp("faults") / "place"
+    shared = own if worker_id == "master" else tmp_path_factory.getbasetemp().parent / "undisturbed"
+    with FileLock(f"{shared}.lock"):
+        told = shared / "seconds"
+        if not told.exists():
+            command.make_place(shared)
+            began = time.monotonic()
+            command.whole(shared, "undisturbed", workers=1)
+            told.write_text(str(time.monotonic() - began))
+    if shared != own:
+        shutil.copytree(shared, own)
+    return Made(own, float(told.read_text()))
+
+
+@pytest.fixture(scope="session")
+def place(made: Made) -> Path:
     """A folder with a trial file and organisms."""
-    return command.make_place(tmp_path_factory.mktemp("faults") / "place")
+    return made.place
 
 
 @pytest.fixture(scope="session")
-def undisturbed(place: Path) -> Undisturbed:
-    """By one worker; what was killed and stopped is ended by two."""
-    began = time.monotonic()
-    return Undisturbed(command.whole(place, "undisturbed", workers=1), time.monotonic() - began)
+def undisturbed(made: Made) -> Undisturbed:
+    """What was killed and stopped is ended by two workers, and compared with this."""
+    (folder,) = (made.place / "undisturbed").glob("small-*")
+    return Undisturbed(folder, made.seconds)
 
 
 @pytest.fixture
