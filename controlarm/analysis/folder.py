@@ -282,45 +282,75 @@ def read_texts(
     yield from (row for row in rows if row["sample"] == 0 and row["problem_id"] in wanted)
 
 
-def _line(path: Path, raw: bytes, num_steps: int, after: float) -> dict[str, float]:
-    """One line of the journal; null becomes NaN."""
-    if not files.intact(raw):
-        raise ValueError("is not what was written")
-    content = json.loads(raw)
-    values = {}
-    for name in JOURNAL:
-        if name not in content:
-            raise ValueError(f"has no {name!r}")
-        value = content[name]
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-            raise ValueError(f"{name!r} is not a number")
-        values[name] = float("nan") if value is None else float(value)
-    step = values["step"]
-    if not (step > after and step <= num_steps and step == int(step)):
-        raise ValueError("its step is repeated, out of order or not in the plan")
-    return values
+class JournalLines:
+    """The good lines of a ``steps.jsonl``, fed one after the other, and what is wrong with the others."""
+
+    def __init__(self, num_steps: int) -> None:
+        self.num_steps = num_steps
+        self.num_lines = 0
+        """Good and bad ones."""
+        self._table = np.empty((len(JOURNAL), 64))
+        self._good = 0
+        self._wrong: dict[str, list[int]] = {}
+
+    def feed(self, raw: bytes) -> None:
+        """One more line, without its end."""
+        self.num_lines += 1
+        try:
+            values = self._values(raw)
+        except (ValueError, OverflowError, RecursionError) as error:
+            self._wrong.setdefault(_first_line(error), []).append(self.num_lines)
+            return
+        if self._good == self._table.shape[1]:
+            self._table = np.concatenate([self._table, np.empty_like(self._table)], axis=1)
+        self._table[:, self._good] = values
+        self._good += 1
+        if values[0] > self.num_lines:
+            self._wrong.setdefault("lines before it are missing", [self.num_lines])
+
+    def _values(self, raw: bytes) -> list[float]:
+        """One line; null becomes NaN."""
+        if not files.intact(raw):
+            raise ValueError("is not what was written")
+        content = json.loads(raw)
+        if not isinstance(content, dict):
+            raise ValueError("is no object")
+        values = []
+        for name in JOURNAL:
+            if name not in content:
+                raise ValueError(f"has no {name!r}")
+            value = content[name]
+            if value is not None and (
+                isinstance(value, bool) or not isinstance(value, int | float)
+            ):
+                raise ValueError(f"{name!r} is not a number")
+            values.append(float("nan") if value is None else float(value))
+        step, after = values[0], self._table[0, self._good - 1] if self._good else 0
+        if not (step > after and step <= self.num_steps and step == int(step)):
+            raise ValueError("its step is repeated, out of order or not in the plan")
+        return values
+
+    @property
+    def columns(self) -> dict[str, Float[np.ndarray, " step"]]:
+        """One array a column of ``JOURNAL``; they do not change when more lines come."""
+        return {name: self._table[i, : self._good] for i, name in enumerate(JOURNAL)}
+
+    def complaints(self, cut: bool = False) -> list[str]:
+        """What is wrong, a line each; ``cut``: the next line has no end."""
+        wrong = self._wrong | ({"is cut": [self.num_lines + 1]} if cut else {})
+        return [
+            f"line {lines[0]}{f' and {len(lines) - 1} more' if len(lines) > 1 else ''}: {what}"
+            for what, lines in wrong.items()
+        ]
 
 
 def read_journal(path: Path, num_steps: int) -> tuple[dict[str, np.ndarray], list[str]]:
     """All good lines of a ``steps.jsonl`` as columns, and what is wrong with the others."""
-    rows: list[dict[str, float]] = []
-    wrong: dict[str, list[int]] = {}
+    lines = JournalLines(num_steps)
     *whole, rest = path.read_bytes().split(b"\n")
-    for number, raw in enumerate(whole, start=1):
-        try:
-            rows.append(_line(path, raw, num_steps, rows[-1]["step"] if rows else 0))
-            if rows[-1]["step"] > number and "lines before it are missing" not in wrong:
-                wrong["lines before it are missing"] = [number]
-        except ValueError as error:
-            wrong.setdefault(str(error), []).append(number)
-    if rest:
-        wrong["is cut"] = [len(whole) + 1]
-    columns = {name: np.array([row[name] for row in rows], dtype=float) for name in JOURNAL}
-    complaints = [
-        f"line {lines[0]}{f' and {len(lines) - 1} more' if len(lines) > 1 else ''}: {what}"
-        for what, lines in wrong.items()
-    ]
-    return columns, complaints
+    for raw in whole:
+        lines.feed(raw)
+    return lines.columns, lines.complaints(cut=bool(rest))
 
 
 def _read_run(

@@ -19,10 +19,10 @@ from controlarm.analysis import (
     wording,
 )
 from controlarm.analysis.contrasts import Adjusted, Estimate, UnitDifference, over_units
-from controlarm.analysis.folder import BASE, Completions, Run, Trial, read_texts
+from controlarm.analysis.folder import BASE, Completions, Evaluation, Run, Trial, read_texts
 from controlarm.analysis.metrics import METRICS, PerProblem, PerSample, mean, per_problem
 from controlarm.analysis.transitions import FalseDetections
-from controlarm.protocol import Unit
+from controlarm.protocol import RunSpec, Unit
 from controlarm.records import Problem
 
 CONTRAST_METRICS = (
@@ -214,22 +214,43 @@ def control_rows(trial: Trial, ends: Mapping[Case, Endpoint]) -> list[Row]:
     ]
 
 
+def evaluated(evaluation: Evaluation) -> dict[str, float]:
+    """The held-out metrics that have a curve; NaN over nothing."""
+    return {name: mean(per_problem(METRICS[name](evaluation))) for name in EVALUATION_CURVES}
+
+
+def training_rows(run: Run, most: int) -> list[Row]:
+    """A run's curves of training metrics, thinned to at most ``most`` points; none of a term that its recipe does not have."""
+    rows = []
+    for metric in dynamics.TRAINING_CURVES if len(run.journal["step"]) else ():
+        curve = dynamics.training_curve(run, metric, most)
+        if not np.isnan(curve.values).all():
+            rows.append({**curve_head(run.spec), "metric": metric, "steps": curve.steps, "values": _short(curve.values)})  # fmt: skip
+    return rows
+
+
+def evaluation_rows(spec: RunSpec, by_step: Mapping[int, Mapping[str, float]]) -> list[Row]:
+    """A run's curves of held-out metrics."""
+    if not by_step:
+        return []
+    return [
+        {**curve_head(spec), "metric": metric, "steps": list(by_step), "values": _short([values[metric] for values in by_step.values()])}
+        for metric in EVALUATION_CURVES
+    ]  # fmt: skip
+
+
+def curve_head(spec: RunSpec) -> Row:
+    """Whose curve it is."""
+    head = {"family": spec.family, "recipe": spec.recipe, "arm": spec.arm}
+    return head | _unit_row(Unit(spec.pretraining_seed, spec.seed))
+
+
 def curve_rows(trial: Trial) -> list[Row]:
     """Held-out metrics over evaluation steps and training metrics over steps, one row a run."""
     rows, most = [], dynamics.points_for(len(trial.runs))
     for run in trial.runs:
-        s = run.spec
-        head = {"family": s.family, "recipe": s.recipe, "arm": s.arm, **_unit_row(run.unit)}
-        if run.evaluations:
-            for metric in EVALUATION_CURVES:
-                values = [mean(per_problem(METRICS[metric](e))) for e in run.evaluations.values()]
-                rows.append({**head, "metric": metric, "steps": list(run.evaluations), "values": _short(values)})  # fmt: skip
-        if len(run.journal["step"]):
-            for metric in dynamics.TRAINING_CURVES:
-                curve = dynamics.training_curve(run, metric, most)
-                if np.isnan(curve.values).all():  # a term that this recipe does not have
-                    continue
-                rows.append({**head, "metric": metric, "steps": curve.steps, "values": _short(curve.values)})  # fmt: skip
+        rows += evaluation_rows(run.spec, {s: evaluated(e) for s, e in run.evaluations.items()})
+        rows += training_rows(run, most)
     return rows
 
 
