@@ -317,7 +317,7 @@ class ModelTable(Part):
 
 
 class TrlTable(Part):
-    """``[trl]``: what the engine trl may do otherwise without another recipe: numbers change by rounding, no more."""
+    """``[trl]``: what the engine trl may do otherwise without another recipe: numbers change by rounding, or, by vLLM, as other draws do."""
 
     pass_rollouts: Annotated[int, Field(ge=0)] = 0
     """Rollouts that a process trains on at once; 0: an update's all. The rest of an update is accumulated."""
@@ -327,6 +327,22 @@ class TrlTable(Part):
     """Completions that a process samples at once."""
     commit_every: Count = 10
     """Steps between the states from which a stopped run goes on."""
+    vllm: Literal["colocate", "server"] | None = None
+    """Who samples: vLLM beside the training in each process, or a vLLM server; by default transformers."""
+    vllm_url: str | None = None
+    """server: where it is."""
+    vllm_memory: Annotated[float, Field(gt=0, le=1)] = 0.3
+    """colocate: share of a GPU's memory that vLLM takes."""
+
+    @model_validator(mode="after")
+    def _vllm_is_whole(self) -> "TrlTable":
+        if (self.vllm == "server") != (self.vllm_url is not None):
+            raise ValueError(
+                'vllm, vllm_url: a server has an address, and nothing else has; say vllm = "server" and vllm_url = "http://…:8000", or neither'
+            )
+        if self.vllm != "colocate" and self.vllm_memory != 0.3:
+            raise ValueError('vllm_memory: does nothing without vllm = "colocate"; remove it')
+        return self
 
 
 class LoggingTable(Part):
@@ -630,7 +646,8 @@ def digest(protocol: Protocol, materials: dict[str, str]) -> str:
     """SHA-256 (hex) of the design and of all that can change a result: ``materials`` maps names to versions or hashes.
 
     The order of families, recipes and arms counts: it is the order of the runs within a shard. A setting at its default is left out,
-    so that to say it changes nothing and a new setting renames no old trial.
+    so that to say it changes nothing and a new setting renames no old trial; a server's address is none of the trial's.
     """
-    content = [protocol.model_dump(mode="json", exclude_defaults=True), sorted(materials.items())]
+    design = protocol.model_dump(mode="json", exclude_defaults=True, exclude={"trl": {"vllm_url"}})
+    content = [design, sorted(materials.items())]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -209,7 +209,7 @@ def test_merged_weights_say_what_the_two_say_together(tmp_path):
     plain = AutoModelForCausalLM.from_pretrained(folder)
     base = plain(tokens).logits
     before = {name: weight.clone() for name, weight in wrapped.state_dict().items()}
-    plain.load_state_dict(lora.merged(wrapped.state_dict(), settings))
+    plain.load_state_dict(dict(lora.merged(wrapped.state_dict(), settings)))
     together = wrapped(tokens).logits
     assert torch.allclose(plain(tokens).logits, together, atol=1e-4)
     assert not torch.allclose(base, together, atol=0.1)

@@ -1,6 +1,7 @@
 """The engine trl on models by path and real problem sets: random Qwen2, Llama and OLMo2, a referee, templates."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -194,3 +195,26 @@ def test_a_state_is_weights_and_what_training_them_takes(recipe, gigabytes):
     found = costs.gpu_costs(protocol.parse(made))
     assert found is not None
     assert found.state_bytes == pytest.approx(gigabytes * 1e9)
+
+
+def test_the_small_trial_and_what_its_page_puts_into_it_pass_the_check(tmp_path):
+    """The page's lines, with a set and a model that are here and sizes of theirs."""
+    from controlarm import trial
+
+    root = Path(__file__).parent.parent
+    small = (root / "trials" / "trl_small.toml").read_text("utf-8")
+    assert trial.check(protocol.parse(small)) == []
+    page = tomllib.loads(
+        (root / "docs" / "trl.md").read_text("utf-8").split("```toml\n")[1].split("```")[0]
+    )
+    sets = [
+        problem_file(tmp_path / n, p) for n, p in (("a.jsonl", TRAINING), ("b.jsonl", HELD_OUT))
+    ]
+    own = tomllib.loads(small)
+    own |= {"design": page["design"], "models": page["models"], "evaluation": page["evaluation"]}
+    own["design"] |= {"problems": str(sets[0]), "num_problems": 6, "max_tokens": 12}
+    own["evaluation"] |= {"problems": str(sets[1]), "num_problems": 3}
+    own["models"]["mine"]["path"] = str(tiny("qwen2", tmp_path / "model"))
+    own["endpoint"] |= {"step": 100, "primary": [{"family": "mine", "arm": "ground_truth"}]}
+    own["recipes"]["lora"]["prompts_per_step"] = 6
+    assert trial.check(protocol.Protocol.model_validate(own)) == []

@@ -156,3 +156,58 @@ def test_a_tokenizer_that_loses_text_is_noticed(tmp_path):
     assert found is not None and found.startswith(
         "its tokenizer reads 'What is 7 ?' as 'What is <unk>"
     )
+
+
+VLLM = '[trl]\nvllm = "colocate"\n'
+
+
+@pytest.mark.parametrize(
+    ("table", "said"),
+    [
+        ('vllm = "server"', "say vllm = \"server\" and vllm_url"),
+        ('vllm_url = "http://here:8000"', "vllm, vllm_url: a server has an address, and nothing else has"),
+        ("vllm_memory = 0.5", "vllm_memory: does nothing without"),
+        ('vllm = "sglang"', "trl.vllm: input should be 'colocate' or 'server'"),
+    ],
+)  # fmt: skip
+def test_half_a_setting_of_vllm_is_refused(tmp_path, table, said):
+    with pytest.raises(ProtocolError) as refused:
+        prepare(tmp_path, text("trl", more=f"[trl]\n{table}\n"))
+    assert said in str(refused.value)
+
+
+def test_vllm_that_is_not_installed_is_refused_by_name(tmp_path, monkeypatch):
+    from controlarm.engines.trl import vllm
+
+    monkeypatch.setattr(vllm, "find_spec", lambda name: None)
+    with pytest.raises(ProtocolError, match=r"trl\.vllm: vllm is not installed; pip install"):
+        prepare(tmp_path, text("trl", more=VLLM))
+
+
+def test_the_correction_for_vllm_s_rounding_is_off():
+    """TRL's default drops whole completions where sampler and trainer differ; the journal's gap and a bound stand in its place."""
+    from controlarm import protocol
+    from controlarm.engines.trl import recipe
+
+    made = protocol.parse(text("trl", more=VLLM))
+    args = recipe.configure(made.recipes["grpo"], made.trl, 32, 50, 3, 1, "cpu", Path("nowhere"))
+    assert args.use_vllm and args.vllm_mode == "colocate" and args.vllm_max_model_length == 50
+    assert args.vllm_importance_sampling_correction is False
+
+
+def test_a_server_s_address_is_no_part_of_a_trial():
+    from controlarm import protocol
+
+    tables = ("", *(f'[trl]\nvllm = "server"\nvllm_url = "http://{n}:8000"\n' for n in "ab"))
+    none, one, other = (
+        protocol.digest(protocol.parse(text("trl", more=table)), {}) for table in tables
+    )
+    assert one == other != none
+
+
+def test_a_gap_is_a_sum_over_tokens():
+    from controlarm.engines.trl import vllm
+    from controlarm.engines.trl.decoding import Decoded
+
+    drawn = [Decoded([5, 6], [-1.0, -2.0], [], True), Decoded([7], [-3.0], [], False)]
+    assert vllm.gap(drawn, [[-1.5, -2.0], [-2.0, 99.0]]) == (1.5, 3)

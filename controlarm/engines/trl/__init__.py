@@ -48,7 +48,9 @@ def check(protocol: Protocol) -> list[str]:
         return found
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        from controlarm.engines.trl import vllm
         from controlarm.engines.trl.recipe import refusals
+    found += vllm.misfits(protocol.trl)
     for name, recipe in protocol.recipes.items():
         processes = Launch.of(os.environ).processes
         for refusal in refusals(recipe, processes, protocol.trl.pass_rollouts):

@@ -161,21 +161,23 @@ def _block(
     said = whole[:, longest:].tolist()
     logprobs = torch.stack(keyed.logprobs, 1).tolist()
     entropy = torch.stack(keyed.entropy, 1).tolist()
-    found = []
-    for row, ids in enumerate(said):
-        end = next((i for i, token in enumerate(ids) if token in speaker.ends), None)
-        length = len(ids) if end is None else end + 1
-        stopped = _stopped(ids[:length], speaker)
-        length = min(length, stopped or length)
-        found.append(
-            Decoded(
-                ids[:length],
-                logprobs[row][:length],
-                entropy[row][:length],
-                end is None and not stopped,
-            )
-        )
-    return found
+    return [cut(ids, logprobs[row], entropy[row], speaker) for row, ids in enumerate(said)]
+
+
+def cut(ids: list[int], logprobs: list[float], entropy: list[float], speaker: Speaker) -> Decoded:
+    """A completion up to its end: the first end token, or the token that completes a stop, whichever is first.
+
+    Args:
+        ids: drawn tokens, and whatever stands behind the end.
+        logprobs: as long, or longer.
+        entropy: likewise.
+        speaker: says what ends it.
+    """
+    end = next((i for i, token in enumerate(ids) if token in speaker.ends), None)
+    length = len(ids) if end is None else end + 1
+    stopped = _stopped(ids[:length], speaker)
+    length = min(length, stopped or length)
+    return Decoded(ids[:length], logprobs[:length], entropy[:length], end is None and not stopped)
 
 
 def _stopped(ids: list[int], speaker: Speaker) -> int:

@@ -4,7 +4,7 @@ peft draws A from torch's global stream and merges in place, where taking the ch
 drawn by a path of names, so that all arms of a unit start alike and a resumed run where it would have; merging makes new tensors.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from peft import LoraConfig, PeftModel
@@ -49,15 +49,14 @@ def start(model: PeftModel, path: tuple[seeds.Part, ...]) -> None:
             torch.nn.init.zeros_(weight)
 
 
-def merged(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
-    """The base's tensors under their own names, each target with its change added: W + alpha/rank · B·A.
+def merged(state: Mapping[str, Tensor], recipe: Recipe) -> Iterator[tuple[str, Tensor]]:
+    """The base's tensors under their own names, one after the other, each target with its change added: W + alpha/rank · B·A.
 
     Args:
         state: of a model that peft has wrapped; it is left as it is.
         recipe: that it was trained by.
     """
     scale = recipe.lora_alpha / recipe.lora_rank
-    found = {}
     for name, weight in state.items():
         if ".lora_A." in name or ".lora_B." in name:
             continue
@@ -65,5 +64,4 @@ def merged(state: Mapping[str, Tensor], recipe: Recipe) -> dict[str, Tensor]:
         if layer != name:
             a, b = (state[f"{layer}lora_{part}.default.weight"] for part in "AB")
             weight = weight + (b @ a * scale).to(weight.dtype)
-        found[name.removeprefix("base_model.model.").replace(".base_layer.", ".")] = weight
-    return found
+        yield name.removeprefix("base_model.model.").replace(".base_layer.", "."), weight

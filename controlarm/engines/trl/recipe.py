@@ -53,7 +53,7 @@ def refusals(recipe: Recipe, processes: int, pass_rollouts: int) -> list[str]:
 
 
 def configure(
-    recipe: Recipe, table: TrlTable, max_tokens: int, num_steps: int, processes: int, device: str, folder: Path,
+    recipe: Recipe, table: TrlTable, max_tokens: int, longest: int | None, num_steps: int, processes: int, device: str, folder: Path,
 ) -> GRPOConfig:  # fmt: skip
     """The recipe in TRL's words.
 
@@ -61,6 +61,7 @@ def configure(
         recipe: without refusals.
         table: the protocol's ``[trl]``.
         max_tokens: longest completion.
+        longest: prompt and completion together, for vLLM.
         num_steps: of the run; TRL counts each update.
         processes: that train together.
         device: ``cpu`` or ``cuda``.
@@ -85,4 +86,7 @@ def configure(
         weight_decay=recipe.weight_decay, max_grad_norm=recipe.max_grad_norm,
         logging_steps=1, logging_nan_inf_filter=False, save_strategy="no", save_total_limit=1,
         report_to="none", disable_tqdm=True,
+        use_vllm=table.vllm is not None, vllm_mode=table.vllm or "colocate", vllm_importance_sampling_correction=False,
+        vllm_server_base_url=table.vllm_url, vllm_gpu_memory_utilization=table.vllm_memory,
+        vllm_max_model_length=longest,
     )  # fmt: skip

@@ -96,8 +96,8 @@ class Recorder:
     def _train(self, committed: _Committed) -> None:
         run, protocol = self.run, self.run.plan.protocol
         args = configure(
-            run.recipe, protocol.trl, protocol.design.max_tokens, protocol.design.num_steps, run.launch.processes,
-            run.plan.device, run.resume_folder,
+            run.recipe, protocol.trl, protocol.design.max_tokens, run.longest, protocol.design.num_steps,
+            run.launch.processes, run.plan.device, run.resume_folder,
         )  # fmt: skip
         if run.revision:
             args.model_init_kwargs = {"dtype": "float32", "revision": run.revision}
@@ -152,9 +152,8 @@ class Recorder:
         assert self.trainer is not None
         rows = [(problem, sample) for problem in problems for sample in samples]
         share = -(-len(rows) // self.run.launch.processes)
-        own = (
-            rows[self.run.launch.rank * share :][:share] or rows[-1:]
-        )  # nobody stands idle beside a collective
+        own = rows[self.run.launch.rank * share :][:share]
+        own += rows[-1:] * (share - len(own))  # nobody stands idle beside a collective
         encoded = {problem.id: self.run.encode(problem) for problem, _ in own}
         made = self.trainer.decode(
             [encoded[problem.id] for problem, _ in own],

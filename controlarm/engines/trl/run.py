@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from controlarm import prompts
@@ -72,6 +73,15 @@ class Run:
         """The prompt in tokens."""
         return tokens.encode(self.tokenizer, self.template, problem.text)
 
+    @property
+    def longest(self) -> int | None:
+        """Tokens of the longest prompt with a completion, for vLLM; None: nobody asks."""
+        protocol = self.plan.protocol
+        if protocol.trl.vllm is None:
+            return None
+        prompts = (len(self.encode(problem)) for problem in (*self.training, *self.held_out))
+        return max(prompts) + protocol.design.max_tokens
+
     def judged(self, made: Sequence[Sampled]) -> None:
         """All answers at once to the referee, which is faster than one by one; from then on it knows them."""
         if self.referee:
@@ -98,6 +108,9 @@ def open_run(plan: lockstep.Plan, number: int, scratch: Path) -> Run:
         model, revision = str(scratch), None
     else:
         model, revision = named.path, named.revision
+        if plan.protocol.trl.vllm is not None and revision is not None:
+            # TRL tells vLLM a name and no revision.
+            model, revision = snapshot_download(model, revision=revision), None
     tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, padding_side="left")
     ends = tokens.ends(model, revision, tokenizer)
     if not ends:

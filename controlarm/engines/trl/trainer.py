@@ -21,7 +21,7 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from controlarm import advantages as credits
-from controlarm.engines.trl import lora
+from controlarm.engines.trl import lora, vllm
 from controlarm.engines.trl.decoding import Decoded, Speaker, decode
 from controlarm.engines.trl.decoding import Path as NoisePath
 from controlarm.losses import kl_k3
@@ -29,6 +29,9 @@ from controlarm.protocol import Recipe
 from controlarm.rewards.trl import ArmReward
 from controlarm.sampling import Completions
 from controlarm.update import PRIORS
+
+DRAWN = 4096
+"""Completions that vLLM is asked for at once."""
 
 
 class Question(NamedTuple):
@@ -145,17 +148,21 @@ class TrialTrainer(GRPOTrainer):
             {"prompt": "", "step": s, "place": p} for s in range(1, num_steps + 1) for p in order
         ]
         adapter = lora.config(recipe) if recipe.lora_rank else None
-        super().__init__(
-            model=model,
-            reward_funcs=[reward],
-            args=args,
-            train_dataset=Dataset.from_list(rows_of),
-            processing_class=tokenizer,
-            peft_config=adapter,
-        )
+        with vllm.plain_linears("cpu" if args.use_vllm and args.use_cpu else "cuda"):
+            super().__init__(
+                model=model,
+                reward_funcs=[reward],
+                args=args,
+                train_dataset=Dataset.from_list(rows_of),
+                processing_class=tokenizer,
+                peft_config=adapter,
+            )
         if adapter is not None:
             policy: Any = self.model
             lora.start(policy, start)
+        self.sampler: vllm.Sampler | None = None
+        if args.use_vllm:
+            self.sampler = vllm.Sampler(self.vllm_generation, recipe, speaker, self.max_tokens)
 
     def save(self, folder: Path) -> None:
         """The weights as ``AutoModelForCausalLM`` loads them, LoRA's change merged, and the tokenizer; all processes call it."""
@@ -166,7 +173,7 @@ class TrialTrainer(GRPOTrainer):
         if self.accelerator.is_main_process:
             policy: Any = self.accelerator.unwrap_model(self.model)
             policy.get_base_model().save_pretrained(
-                folder, state_dict=lora.merged(state, self.recipe)
+                folder, state_dict=dict(lora.merged(state, self.recipe))
             )
             self._tokenizer.save_pretrained(folder)
 
@@ -182,9 +189,21 @@ class TrialTrainer(GRPOTrainer):
     def decode(
         self, prompts: Sequence[list[int]], paths: Sequence[NoisePath | None]
     ) -> list[Decoded]:
-        """Completions by the policy as it is, of this process's prompts."""
+        """Completions by the policy as it is, of this process's prompts.
+
+        Raises:
+            SamplerPartedError: vLLM gives what it drew another probability than the policy does.
+        """
         policy: Any = self.model
         was_training = policy.training
+        if self.sampler is not None:
+            found = []
+            for at in range(0, len(prompts), DRAWN):
+                part = prompts[at : at + DRAWN]
+                drawn = self.sampler.draw(part, paths[at : at + DRAWN], self.state.global_step)
+                found += self._scored(part, drawn)
+            policy.train(was_training)
+            return found
         with (
             unwrap_model_for_generation(
                 self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.config.ds3_gather_for_generation
@@ -199,6 +218,37 @@ class TrialTrainer(GRPOTrainer):
             found = decode(whole, prompts, paths, self.max_tokens, self.speaker, self.rows)
         policy.train(was_training)
         return found
+
+    def _scored(self, prompts: Sequence[list[int]], drawn: Sequence[Decoded]) -> list[Decoded]:
+        """What vLLM drew with the entropies of the policy, which says whether vLLM has its weights."""
+        pad, device = self.speaker.pad, self.accelerator.device
+        before, longest = max(map(len, prompts)), max(len(one.tokens) for one in drawn)
+        rows, real = [], []
+        for prompt, one in zip(prompts, drawn, strict=True):
+            left, right = before - len(prompt), longest - len(one.tokens)
+            rows.append([pad] * left + list(prompt) + one.tokens + [pad] * right)
+            real.append([0] * left + [1] * (before + longest - left - right) + [0] * right)
+        policy: Any = self.model
+        policy.eval()
+        with torch.no_grad(), self.accelerator.autocast():
+            told = self._get_per_token_logps_and_entropies(
+                policy, torch.tensor(rows, device=device), torch.tensor(real, device=device), longest,
+                batch_size=self.config.per_device_train_batch_size, compute_entropy=True,
+            )  # fmt: skip
+        logprobs, entropy = (table.float().cpu().tolist() for table in told[:2])
+        sums = torch.tensor(vllm.gap(drawn, logprobs), dtype=torch.float64, device=device)
+        whole: Any = self.accelerator.reduce(sums, reduction="sum")
+        apart, count = whole.tolist()
+        if not apart <= vllm.LARGEST_GAP * count:
+            raise vllm.SamplerPartedError(
+                f"after {self.state.global_step} updates vLLM gives a token of what it draws another log-probability than the trained model, "
+                f"by {apart / count:.3g} nats in the mean, more than {vllm.LARGEST_GAP}: it does not hold the trainer's weights; leave out trl.vllm, "
+                "or use the versions that TRL names"
+            )
+        return [
+            one._replace(entropy=row[: len(one.tokens)])
+            for one, row in zip(drawn, entropy, strict=True)
+        ]
 
     # What TRL calls on the way from rows to a batch.
 
