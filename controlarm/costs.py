@@ -61,6 +61,16 @@ class GpuCosts(NamedTuple):
     """Of one run, activations and cached keys excepted: weights, what training them takes, and the base where a KL is paid."""
 
 
+def room(cost: GpuCosts) -> str:
+    """What to do where a run's state does not fit a GPU, as the end of a sentence; empty where it does."""
+    if cost.state_bytes <= GPU_BYTES:
+        return ""
+    return (
+        f", more than the {GPU_BYTES / 1e9:.0f} GB of one: shard it over several (accelerate launch with FSDP or DeepSpeed), or train less of it "
+        "(lora_rank)"
+    )
+
+
 def _state_bytes(parameters: float, recipe: Recipe) -> float:
     if recipe.lora_rank:
         return parameters * (WEIGHT_BYTES + recipe.lora_rank * LORA_SHARE * STATE_BYTES)

@@ -195,6 +195,8 @@ def test_a_state_is_weights_and_what_training_them_takes(recipe, gigabytes):
     found = costs.gpu_costs(protocol.parse(made))
     assert found is not None
     assert found.state_bytes == pytest.approx(gigabytes * 1e9)
+    told = costs.room(found)
+    assert ("more than the 80 GB of one" in told and "lora_rank" in told) == (gigabytes > 80)
 
 
 def test_the_small_trial_and_what_its_page_puts_into_it_pass_the_check(tmp_path):

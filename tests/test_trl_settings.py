@@ -30,7 +30,9 @@ def plain(tmp_path_factory) -> Path:
     return first(tmp_path_factory.mktemp("plain"), text("trl"))
 
 
-@pytest.mark.parametrize("recipe", ["", "lora_rank = 4\nlora_alpha = 8\n"])
+@pytest.mark.parametrize(
+    "recipe", ["", pytest.param("lora_rank = 4\nlora_alpha = 8\n", marks=pytest.mark.slow)]
+)
 def test_activations_computed_again_change_nothing_but_rounding(
     plain, tmp_path, monkeypatch, recipe
 ):

@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -27,15 +29,17 @@ ROOT = Path(__file__).parent.parent
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
+ENVIRONMENT = os.environ | {
+    "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
+    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+}  # fmt: skip
+
+
 def start(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1",
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-    }  # fmt: skip
     return subprocess.run(
         command,
         cwd=folder,
-        env=environment,
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=300,
@@ -69,6 +73,31 @@ def test_a_trial_by_two_processes_is_that_by_one(trials, arm):
     for mine, theirs in zip(journal(one), journal(two), strict=True):
         for name in ("reward", "accuracy", "grad_norm", "loss", "clip_low", "entropy"):
             assert theirs[name] == pytest.approx(mine[name], rel=1e-3, abs=1e-5), name
+
+
+@pytest.mark.slow
+def test_two_processes_that_were_killed_go_on_to_the_same_bytes(trials, tmp_path):
+    made = text("trl", "[arms.shuffled]\n", more="[trl]\ncommit_every = 1\n")
+    (tmp_path / "trial.toml").write_text(made)
+    command = [*TORCHRUN, "-m", "controlarm", "run", "trial.toml"]
+    begun = subprocess.Popen(
+        command, cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 200
+    while not list(tmp_path.glob("runs/*/shards/000.safetensors")):
+        assert begun.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.wait()
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert not list(folder.glob("coder/*/grpo-p1-s1/model")), "killed within the first run"
+    ended = start(command, tmp_path)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    whole = [*trials[2].glob("coder/*/*/steps.jsonl"), *trials[2].glob("coder/*/*/*/*.parquet")]
+    assert len(whole) == 3 * (1 + 2 + 3)
+    for file in [*whole, *trials[2].glob("coder/*/*/model/*.safetensors")]:
+        assert file.read_bytes() == (folder / file.relative_to(trials[2])).read_bytes(), file
 
 
 @pytest.mark.slow

@@ -97,6 +97,7 @@ class TransformersBackend:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = torch.float32 if self.device == "cpu" else "auto"
         self.words = Words(model)
+        transformers.utils.logging.disable_progress_bar()  # of weights, a line for each model
         try:
             loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
                 model, dtype=dtype, output_loading_info=True

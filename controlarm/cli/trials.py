@@ -206,7 +206,7 @@ def _on_gpus(cost: costing.GpuCosts) -> str:
     """An estimate in words, with what it assumes."""
     return (
         f"about {cost.sampling_hours + cost.training_hours:,.0f} hours of an H100 (sampling {cost.sampling_hours:,.0f}, training "
-        f"{cost.training_hours:,.0f}), {cost.state_bytes / 1e9:,.0f} GB of weights and optimiser a run; it assumes completions of "
+        f"{cost.training_hours:,.0f}), {cost.state_bytes / 1e9:,.0f} GB of weights and optimiser a run{costing.room(cost)}; it assumes completions of "
         f"{costing.MEAN_LENGTH:.0%} of the longest, {costing.SAMPLING_SHARE:.0%} of the peak in sampling and "
         f"{costing.TRAINING_SHARE:.0%} in training, and nothing of it was measured"
     )
