@@ -24,11 +24,10 @@ from controlarm import advantages as credits
 from controlarm.engines.trl import lora, vllm
 from controlarm.engines.trl.decoding import Decoded, Speaker, decode
 from controlarm.engines.trl.decoding import Path as NoisePath
-from controlarm.losses import kl_k3
+from controlarm.engines.trl.passes import Passes
 from controlarm.protocol import Recipe
 from controlarm.rewards.trl import ArmReward
 from controlarm.sampling import Completions
-from controlarm.update import PRIORS
 
 DRAWN = 4096
 """Completions that vLLM is asked for at once."""
@@ -138,8 +137,7 @@ class TrialTrainer(GRPOTrainer):
         self.config = args
         self._made: list[Decoded] = []
         self._asked: list[Question] = []
-        self._sums: dict[str, Tensor] = {}
-        self._updates: list[dict[str, float]] = []
+        self._passes = Passes(recipe)
         self._rewards = np.zeros(0)
         num_steps = args.max_steps // recipe.updates_per_rollout
         order = dealt(recipe.prompts_per_step, recipe.updates_per_rollout, args.world_size)
@@ -356,50 +354,8 @@ class TrialTrainer(GRPOTrainer):
         """TRL's loss; on the way the pass is added to the update's numbers."""
         loss = super().compute_loss(model, inputs, *arguments, **named)
         with torch.no_grad():
-            self._look(inputs, self._logprobs)
+            self._passes.add(inputs, self._logprobs)
         return loss
-
-    def _look(self, inputs: dict[str, Tensor], logprobs: Tensor) -> None:
-        real = inputs["completion_mask"].bool()
-        old = inputs.get("old_per_token_logps", logprobs)
-        advantages = inputs["advantages"]
-        advantages = advantages[:, None] if advantages.ndim == 1 else advantages
-        log_ratio = torch.where(real, logprobs - old, 0.0)
-        if self.recipe.ratio == "sequence":
-            mean = log_ratio.sum(1, keepdim=True) / real.sum(1, keepdim=True).clamp(min=1)
-            log_ratio = torch.where(real, mean, 0.0)
-        low_end = math.log1p(-min(self.recipe.epsilon_low, 1 - 1e-12))
-        low = (advantages < 0) & (log_ratio < low_end)
-        high = (advantages > 0) & (log_ratio > math.log1p(self.recipe.epsilon_high))
-        gap = (logprobs - inputs["sampled_logprobs"]).abs()
-        sums: dict[str, Tensor] = {
-            "tokens": real,
-            "clip_low": low,
-            "clip_high": high,
-            "approx_kl": kl_k3(old[None], logprobs[None])[0],
-            "sampler_gap_mean": gap,
-        }
-        if "ref_per_token_logps" in inputs:
-            sums["kl_base"] = kl_k3(logprobs[None], inputs["ref_per_token_logps"][None])[0]
-        prior, below = torch.exp(old), torch.zeros_like(real)
-        for band, end in PRIORS.items():
-            reached = prior <= end if end < 1 else torch.ones_like(real)
-            here, below = reached & ~below, reached
-            sums |= {
-                f"prior_{band}": here,
-                f"clip_low_{band}": low & here,
-                f"clip_high_{band}": high & here,
-            }
-        for name, value in sums.items():
-            total = torch.where(real, value.double(), 0.0).sum()
-            self._sums[name] = self._sums.get(name, torch.zeros_like(total)) + total
-        for name, value in (
-            ("ratio_max", log_ratio.abs()),
-            ("sampler_gap_max", torch.where(real, gap, 0.0)),
-        ):
-            self._sums[name] = torch.maximum(
-                self._sums.get(name, value.max().double()), value.max().double()
-            )
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """After each update: keep its numbers; after the last of a step, all that happened in it goes to ``recorded``.
@@ -412,10 +368,8 @@ class TrialTrainer(GRPOTrainer):
             return
         if not math.isfinite(logs["grad_norm"]):
             raise NotFiniteError(f"step {self.step}: the gradient is not finite")
-        self._updates.append(
-            self._reduced() | {"loss": logs["loss"], "grad_norm": logs["grad_norm"]}
-        )
-        if len(self._updates) < self.recipe.updates_per_rollout:
+        self._passes.end(self.accelerator, logs["loss"], logs["grad_norm"])
+        if len(self._passes.updates) < self.recipe.updates_per_rollout:
             return
         step = self.state.global_step // self.recipe.updates_per_rollout
         made = gather_object(self._made)
@@ -432,48 +386,10 @@ class TrialTrainer(GRPOTrainer):
         if self.accelerator.is_main_process:
             whole = Step(
                 step, [made[i] for i in rows], self._rewards[rows].reshape(-1, size), self._whole[rows],
-                self._numbers(made),
+                self._passes.numbers(made),
             )  # fmt: skip
-        self._updates = []
+        self._passes = Passes(self.recipe)
         self.recorded(step, whole)
-
-    def _reduced(self) -> dict[str, float]:
-        """The update's numbers over all processes."""
-        most = ("ratio_max", "sampler_gap_max")
-        names = sorted(self._sums)
-        each = self.accelerator.gather(torch.stack([self._sums[name] for name in names])[None])
-        self._sums = {}
-        found = {
-            name: float((each[:, i].max if name in most else each[:, i].sum)())
-            for i, name in enumerate(names)
-        }
-        return {
-            n: v if n in most else v / max(found["tokens"], 1)
-            for n, v in found.items()
-            if n != "tokens"
-        }
-
-    def _numbers(self, made: Sequence[Decoded]) -> dict[str, Any]:
-        """The journal's numbers that need no text: of lockstep's, all."""
-        first, last = self._updates[0], self._updates[-1]
-        spoken = [p for one in made for p in one.logprobs]
-        found: dict[str, Any] = {
-            name: float(np.mean([update[name] for update in self._updates]))
-            for name in first
-            if name not in ("approx_kl", "ratio_max", "sampler_gap_mean", "sampler_gap_max")
-        }
-        return found | {
-            "kl_base": found.get("kl_base"),
-            "value_loss": None,
-            "clip_first": first["clip_low"] + first["clip_high"],
-            "ratio_max": max(update["ratio_max"] for update in self._updates),
-            "approx_kl": last["approx_kl"],
-            "sampler_gap_mean": first["sampler_gap_mean"],
-            "sampler_gap_max": first["sampler_gap_max"],
-            "token_probability": float(np.mean(np.exp(spoken))),
-            "generated": len(made),
-            "counted_groups": 1.0,
-        }
 
 
 class Committing(TrainerCallback):
