@@ -1,8 +1,11 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from controlarm.analysis.dynamics import LabelAudit, audit, paid, training_curve
 from controlarm.analysis.folder import JOURNAL, Run
+from controlarm.analysis.metrics import mean
 from controlarm.protocol import RunSpec
 
 nan = float("nan")
@@ -29,6 +32,19 @@ def test_a_long_curve_is_thinned_to_means_and_keeps_its_last_step_and_its_mean()
     assert curve.steps[-1] == 600
     assert curve.values[0] == pytest.approx(values[:10].mean())
     assert np.mean(curve.values) == pytest.approx(values.mean())
+
+
+@given(
+    length=st.integers(1, 300), most=st.integers(1, 70), seed=st.integers(0, 2**16), missing=st.sampled_from([0.0, 0.05, 0.9])
+)  # fmt: skip
+def test_a_curve_is_the_windows_means_bit_for_bit(length, most, seed, missing):
+    draw = np.random.default_rng(seed)
+    values = draw.standard_normal(length)
+    values[draw.random(length) < missing] = nan
+    curve = training_curve(run_with(step=range(1, length + 1), reward=values), "reward", most)
+    windows = np.array_split(np.arange(length), min(most, length))
+    assert curve.steps == [w[-1] + 1 for w in windows]
+    np.testing.assert_array_equal(curve.values, [mean(values[w]) for w in windows])
 
 
 def test_what_was_paid_is_the_mean_over_steps_and_then_over_runs():

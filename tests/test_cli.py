@@ -586,7 +586,7 @@ sys.meta_path.insert(0, Refuse())
 from typer.testing import CliRunner
 from controlarm.cli import app
 folder = sys.argv[1]
-for words in (["--help"], ["--version"], ["run", "--help"], ["arms"], ["families"], ["report", folder], ["show", folder]):
+for words in (["--help"], ["--version"], ["run", "--help"], ["arms"], ["families"], ["report", folder], ["show", folder], ["watch", folder, "--export", "watch.html"]):
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, (words, result.output, result.exception)
 assert "torch" not in sys.modules

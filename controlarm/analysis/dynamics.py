@@ -61,8 +61,23 @@ def training_curve(run: Run, name: str, most: int = MOST_POINTS) -> Curve:
     steps, values = run.journal["step"], run.journal[TRAINING_CURVES[name]]
     if len(steps) <= most:
         return Curve([int(s) for s in steps], [float(v) for v in values])
-    windows = np.array_split(np.arange(len(steps)), most)
-    return Curve([int(steps[w[-1]]) for w in windows], [mean(values[w]) for w in windows])
+    # As np.array_split: the first windows are one longer. All windows of a length are averaged at once.
+    length, longer = divmod(len(steps), most)
+    ends, means = [], []
+    for first, count, size in (
+        (0, longer, length + 1),
+        (longer * (length + 1), most - longer, length),
+    ):
+        part = slice(first, first + count * size)
+        ends += steps[part].reshape(count, size)[:, -1].astype(int).tolist()
+        windows = values[part].reshape(count, size)
+        whole = np.logical_not(np.isnan(windows).any(axis=1))
+        found = np.array(
+            [0.0 if w else mean(window) for w, window in zip(whole, windows, strict=True)]
+        )
+        found[whole] = windows[whole].mean(axis=1)
+        means += found.tolist()
+    return Curve(ends, means)
 
 
 class Shapes(NamedTuple):

@@ -1,7 +1,7 @@
 """The tables of ``report.json``: one function a table, one dict a row."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -219,10 +219,12 @@ def evaluated(evaluation: Evaluation) -> dict[str, float]:
     return {name: mean(per_problem(METRICS[name](evaluation))) for name in EVALUATION_CURVES}
 
 
-def training_rows(run: Run, most: int) -> list[Row]:
+def training_rows(
+    run: Run, most: int, metrics: Iterable[str] = dynamics.TRAINING_CURVES
+) -> list[Row]:
     """A run's curves of training metrics, thinned to at most ``most`` points; none of a term that its recipe does not have."""
     rows = []
-    for metric in dynamics.TRAINING_CURVES if len(run.journal["step"]) else ():
+    for metric in metrics if len(run.journal["step"]) else ():
         curve = dynamics.training_curve(run, metric, most)
         if not np.isnan(curve.values).all():
             rows.append({**curve_head(run.spec), "metric": metric, "steps": curve.steps, "values": _short(curve.values)})  # fmt: skip

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
+from numpy.lib.stride_tricks import sliding_window_view
 
 from controlarm.protocol import Protocol
 from controlarm.watch.reader import Watched
@@ -26,14 +27,17 @@ Steps = Bool[np.ndarray, " step"]
 
 def _every(condition: Steps) -> Steps:
     """Where the condition has held for a whole window."""
-    return np.equal(_moving(condition.astype(float), np.min), 1.0)
+    found = np.zeros(len(condition), dtype=bool)
+    if condition.any() and len(condition) >= WINDOW:
+        found[WINDOW - 1 :] = sliding_window_view(condition, WINDOW).all(axis=1)
+    return found
 
 
-def _moving(values: Float[np.ndarray, " step"], of: Callable[..., np.ndarray]) -> Float[np.ndarray, " step"]:  # fmt: skip
-    """A statistic of the window that ends at each step; NaN before there is a whole one, or where a value is missing."""
-    found = np.full(len(values), np.nan)
-    if len(values) >= WINDOW:
-        found[WINDOW - 1 :] = of(np.lib.stride_tricks.sliding_window_view(values, WINDOW), axis=1)
+def _at_least(values: Float[np.ndarray, " step"], bound: float) -> Steps:
+    """Where the mean over a whole window reaches a bound; a missing value makes no alarm."""
+    found = np.zeros(len(values), dtype=bool)
+    if (values >= bound).any() and len(values) >= WINDOW:
+        found[WINDOW - 1 :] = sliding_window_view(values, WINDOW).mean(axis=1) >= bound
     return found
 
 
@@ -51,19 +55,21 @@ def equal_groups(journal: Journal) -> Steps:
 
 def truncation(journal: Journal) -> Steps:
     """Many rollouts reached the longest length without an end."""
-    return np.greater_equal(_moving(journal["truncated_share"], np.mean), TRUNCATED)
+    return _at_least(journal["truncated_share"], TRUNCATED)
 
 
 def sampler_gap(journal: Journal) -> Steps:
     """Sampler and trainer do not agree on the probabilities of what was sampled."""
-    return np.greater_equal(_moving(journal["sampler_gap_mean"], np.mean), SAMPLER_GAP)
+    return _at_least(journal["sampler_gap_mean"], SAMPLER_GAP)
 
 
 def failing_reward(journal: Journal) -> Steps:
     """A reward raised, or was no number, in the window or what there is of it."""
-    failed = np.nan_to_num(journal["reward_failures"]) > 0
+    failed = journal["reward_failures"] > 0
+    if not failed.any():
+        return failed
     before = np.concatenate([np.zeros(WINDOW - 1, dtype=bool), failed])
-    return np.array(np.lib.stride_tricks.sliding_window_view(before, WINDOW).any(axis=1))
+    return np.array(sliding_window_view(before, WINDOW).any(axis=1))
 
 
 ALARMS: dict[str, tuple[Callable[[Journal], Steps], str, str]] = {

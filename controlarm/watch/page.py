@@ -3,11 +3,11 @@
 Every part is markup of `controlarm.markup`, where nothing of a folder can become an element. Charts are the report's own.
 """
 
+import math
+import statistics
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from controlarm import files
 from controlarm.analysis import dynamics, tables
@@ -21,7 +21,7 @@ from controlarm.report.rollouts import TEXT_LIMIT, VERDICTS
 from controlarm.report.training import metric_figure
 from controlarm.report.view import Column, Entry, View, listing, missing, section, table
 from controlarm.watch.alarms import ALARMS, WINDOW, Alarm, alarms
-from controlarm.watch.reader import Stamp, Watched, Watcher, stamp
+from controlarm.watch.reader import Stamp, Watched, Watcher, file_of, stamp
 
 HELD_OUT = tables.EVALUATION_CURVES
 FIRST = (
@@ -59,7 +59,7 @@ class Sight:
     def __init__(self, watcher: Watcher) -> None:
         self.watcher = watcher
         self.now = 0.0
-        self._rows: dict[tuple[int, bool], tuple[int, list[Entry]]] = {}
+        self._rows: dict[tuple[int, str], tuple[int, list[Entry]]] = {}
         self._texts: dict[Path, tuple[Stamp | None, list[Entry] | str]] = {}
 
     def look(self, now: float) -> bool:
@@ -85,17 +85,20 @@ class Sight:
         for i, run in enumerate(self.watcher.runs):
             count = len(run.evaluated) if held_out else len(run.journal.get("step", ()))
             # A journal that was cut back and grew again says the same again, so its length tells whether it changed.
-            known = self._rows.get((i, held_out))
+            known = self._rows.get((i, metric))
             if known is None or known[0] != count:
-                made = (
-                    tables.evaluation_rows(run.spec, run.evaluated)
-                    if held_out
-                    else tables.training_rows(run.as_run(), most)
-                    if count
-                    else []
-                )
-                known = self._rows[i, held_out] = (count, made)
-            rows += [row for row in known[1] if row["metric"] == metric]
+                if held_out:
+                    made = [
+                        r
+                        for r in tables.evaluation_rows(run.spec, run.evaluated)
+                        if r["metric"] == metric
+                    ]
+                else:
+                    made = tables.training_rows(run.as_run(), most, [metric]) if count else []
+                for row in made:
+                    row["values"] = [v if math.isfinite(v) else None for v in row["values"]]
+                known = self._rows[i, metric] = (count, made)
+            rows += known[1]
         return rows
 
     def view(self, metric: str) -> View:
@@ -103,12 +106,8 @@ class Sight:
         p, end = self.protocol, self.protocol.endpoint
         treated = [arm for arm in p.arms if arm != end.placebo]
         marks = {arm: arm_mark(i) for i, arm in enumerate(treated)}
-        rows = [
-            {**row, "values": [v if np.isfinite(v) else None for v in row["values"]]}
-            for row in self.curves(metric)
-        ]
         return View(
-            summary={"curves": rows}, groups=[(f, r) for f in p.design.families for r in p.recipes],
+            summary={"curves": self.curves(metric)}, groups=[(f, r) for f in p.design.families for r in p.recipes],
             arms=[*treated, end.placebo], marks=marks | {end.placebo: "placebo", "base": "base"},
             placebo=end.placebo, metric=end.metric, step=end.step, margin=end.margin,
         )  # fmt: skip
@@ -268,8 +267,8 @@ def _span(steps: Sequence[int]) -> str:
 def _newest(runs: Sequence[Watched], name: str) -> float | None:
     """Mean over the runs that have begun and not failed; None over nothing."""
     values = [run.newest(name) for run in runs if not run.failure]
-    known = [v for v in values if np.isfinite(v)]
-    return float(np.mean(known)) if known else None
+    known = [v for v in values if math.isfinite(v)]
+    return statistics.fmean(known) if known else None
 
 
 def _held_out(runs: Sequence[Watched], protocol: Protocol) -> str:
@@ -280,7 +279,9 @@ def _held_out(runs: Sequence[Watched], protocol: Protocol) -> str:
     step = max(common)
     values = [run.evaluated[step].get(protocol.endpoint.metric, float("nan")) for run in begun]
     return (
-        f"{percent(float(np.mean(values)))} after {step}" if np.isfinite(values).all() else MISSING
+        f"{percent(statistics.fmean(values))} after {step}"
+        if all(map(math.isfinite, values))
+        else MISSING
     )
 
 
@@ -319,7 +320,7 @@ def _group(sight: Sight, family: str, recipe: str) -> list[Markup]:
         return []
 
     def common(runs: Sequence[Watched]) -> int:
-        shared = set.intersection(*(set(run.rollouts) for run in runs))
+        shared = frozenset.intersection(*(run.rollouts for run in runs))
         return max(shared or {step for run in runs for step in run.rollouts})
 
     # The unit in training shows; of several the one that is least far, since it has just begun.
@@ -331,9 +332,10 @@ def _group(sight: Sight, family: str, recipe: str) -> list[Markup]:
     for run in units[unit]:
         if step not in run.rollouts:
             continue
-        rows = sight.rollouts(run.rollouts[step])
+        name = f"{run.spec.path}/rollouts/{file_of(step)}"
+        rows = sight.rollouts(sight.watcher.folder / name)
         if isinstance(rows, str):
-            broken.append(missing(f"{run.spec.path}/rollouts/{run.rollouts[step].name}", rows))
+            broken.append(missing(name, rows))
             continue
         for row in rows:
             by_problem.setdefault(row["problem_id"], []).append(_tile(run.spec.arm, row))
@@ -357,7 +359,7 @@ def _problem(sight: Sight, ident: str, where: str, tiles: Sequence[Markup]) -> M
 def _tile(arm: str, row: Entry) -> Markup:
     words, kind = VERDICTS.get(row["strict"], (row["strict"], "even"))
     reward, advantage = row["reward"], row["advantage"]
-    paid = f"reward {significant(reward)}" if reward is not None and np.isfinite(reward) else "the reward failed"  # fmt: skip
+    paid = f"reward {significant(reward)}" if reward is not None and math.isfinite(reward) else "the reward failed"  # fmt: skip
     foot = [
         paid,
         f"advantage {number(advantage, 2)}",
@@ -388,8 +390,8 @@ PARTS = (
 """In the order of the page."""
 
 
-def frame(parts: dict[str, Markup]) -> tuple[Markup, list[Markup]]:
-    """Header and sections around the parts: nothing in them is of the folder."""
+def frame(parts: dict[str, Markup], status: Markup | None = None) -> tuple[Markup, list[Markup]]:
+    """Header and sections around the parts: nothing in them is of the folder. The status says whether the page is live."""
 
     def place(ident: str, tag: str = "div") -> Markup:
         return element(tag, parts.get(ident, Markup("")), id=ident)
@@ -404,6 +406,7 @@ def frame(parts: dict[str, Markup]) -> tuple[Markup, list[Markup]]:
         "header",
         element("p", "Watching a placebo-controlled trial", class_="over"),
         place("facts"),
+        status,
         element("button", "Dark page", id="theme", type="button", hidden=True),
         element("nav", element("ul", *(element("li", element("a", name, href=f"#s-{ident}")) for ident, name in contents), class_="contents"), aria_label="Contents"),
     )  # fmt: skip

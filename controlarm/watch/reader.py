@@ -5,6 +5,7 @@ as in a report, and the rest is shown. The same works on a folder that is finish
 """
 
 import json
+import os
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -103,8 +104,8 @@ class Watched:
     evaluated: dict[int, dict[str, float]] = field(default_factory=dict)
     """Held-out metrics by training step."""
     failure: dict[str, Any] | None = None
-    rollouts: dict[int, Path] = field(default_factory=dict)
-    """Files of training rollouts by step."""
+    rollouts: frozenset[int] = frozenset()
+    """Steps of which there is a file of training rollouts."""
 
     @property
     def step(self) -> int:
@@ -137,6 +138,8 @@ class _Files:
 
     tail: Tail
     lines: JournalLines
+    places: tuple[Path, Path, Path]
+    """Where evaluations, rollouts and the reason of a failure stand."""
     evaluations: dict[int, Stamp] = field(default_factory=dict)
     failure: Stamp | None = None
 
@@ -164,6 +167,7 @@ class Watcher:
         self.problems: dict[str, tuple[str, str]] = {}
         """Training problems: id → text and right answer."""
         self._held_out: list[str] | None = None
+        self._evaluated_at: set[int] = set()
         self.progress: Progress | None = None
         self.heard = 0.0
         """When the last report of ``times.jsonl`` was made, in seconds since the epoch; 0: there is none."""
@@ -213,11 +217,9 @@ class Watcher:
         self._read_problems()
         self.runs = [Watched(spec=RunSpec(**spec)) for spec in plan["runs"]]
         steps = protocol.design.num_steps
-        self._files = [
-            _Files(Tail(self.folder / run.spec.path / "steps.jsonl"), JournalLines(steps))
-            for run in self.runs
-        ]
+        self._files = [_files(self.folder / run.spec.path, steps) for run in self.runs]
         self.plan, self.protocol = plan, protocol
+        self._evaluated_at = set(protocol.evaluation.steps)
         shards = plan.get("shards")
         if _are_shards(shards, len(self.runs)):
             self.progress = Progress(
@@ -275,24 +277,22 @@ class Watcher:
 
     def _list(self, run: Watched, known: _Files) -> None:
         """Which evaluations and rollouts there are, and whether it failed."""
-        assert self.protocol is not None
-        home = self.folder / run.spec.path
-        found = _steps(home / "evaluations")
-        for step in known.evaluations.keys() - found.keys():  # a trial that resumes makes it again
+        evaluations, rollouts, failed = known.places
+        found = _steps(evaluations)
+        for step in known.evaluations.keys() - found:  # a trial that resumes makes it again
             del known.evaluations[step]
             run.evaluated.pop(step, None)
-            self._complain(f"{run.spec.path}/evaluations/{_file(step)}", [])
+            self._complain(f"{run.spec.path}/evaluations/{file_of(step)}", [])
             self.measured += 1
-        for step in sorted(found.keys() & set(self.protocol.evaluation.steps)):
-            now = stamp(found[step])
+        for step in sorted(found & self._evaluated_at):
+            now = stamp(evaluations / file_of(step))
             if now is not None and known.evaluations.get(step) != now:
                 known.evaluations[step] = now
-                self._read_evaluation(run, step, found[step])
-        rollouts = _steps(home / "rollouts")
-        if rollouts != run.rollouts:
-            run.rollouts = rollouts
+                self._read_evaluation(run, step, evaluations / file_of(step))
+        logged = _steps(rollouts)
+        if logged != run.rollouts:
+            run.rollouts = logged
             self.told += 1
-        failed = home / "failed.json"
         now = stamp(failed)
         if now != known.failure:
             known.failure, run.failure = now, self._failure(run, failed) if now else None
@@ -407,22 +407,29 @@ def _is_time(value: Any) -> TypeGuard[float]:  # noqa: ANN401  as JSON has it
     return type(value) in (int, float) and 0 <= value < 1e11
 
 
-def _file(step: int) -> str:
+def file_of(step: int) -> str:
+    """Name of a step's table.
+
+    >>> file_of(40)
+    'step-000040.parquet'
+    """
     return f"step-{step:06d}.parquet"
 
 
-def _steps(folder: Path) -> dict[int, Path]:
-    """Tables of steps in a folder, by step; empty without the folder."""
+def _steps(folder: Path) -> frozenset[int]:
+    """Steps of which a folder has a table; none without the folder."""
     try:
-        names = sorted(path.name for path in folder.iterdir())
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries]
     except OSError:
-        return {}
-    found = {}
-    for name in names:
-        digits = name.removeprefix("step-").removesuffix(".parquet")
-        if digits.isdecimal() and name == _file(int(digits)):
-            found[int(digits)] = folder / name
-    return found
+        return frozenset()
+    numbers = [int(d) for n in names if (d := n[5:-8]).isdecimal() and len(d) < 12]
+    return frozenset(n for n in numbers if file_of(n) in names)
+
+
+def _files(home: Path, num_steps: int) -> _Files:
+    places = (home / "evaluations", home / "rollouts", home / "failed.json")
+    return _Files(Tail(home / "steps.jsonl"), JournalLines(num_steps), places)
 
 
 def _what(error: Exception) -> str:
@@ -434,4 +441,4 @@ def _what(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
-__all__ = ["FolderError", "ProtocolError", "Tail", "Watched", "Watcher", "stamp"]
+__all__ = ["FolderError", "ProtocolError", "Tail", "Watched", "Watcher", "file_of", "stamp"]
