@@ -136,6 +136,7 @@ def test_a_real_trial_is_kept_byte_for_byte_in_a_tenth_of_its_size(tmp_path):
     assert sizes[0] < sizes[1] / 10
 
 
+@pytest.mark.slow
 def test_a_hostile_trial_is_kept_byte_for_byte(tmp_path):
     texts = list(NASTY.values())
     fabricate(tmp_path / "runs/hostile", protocol_of("Does it?"))

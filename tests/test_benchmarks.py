@@ -20,6 +20,7 @@ from benchmarks import (
     harness,
     lockstep_gain,
     overhead,
+    scale,
 )
 from benchmarks.workload import Workload, make, weights_of
 from controlarm.advantages import group_relative
@@ -207,11 +208,12 @@ def run(benchmark, monkeypatch, tmp_path, *more):
         pytest.param(ceiling, [], "| smoke | distinct | update |", marks=pytest.mark.slow),
         pytest.param(lockstep_gain, [], "| distinct | 2 | ", marks=pytest.mark.slow),
         pytest.param(growth, [], "| samples a prompt | distinct | learn |", marks=pytest.mark.slow),
-        (overhead, [], "| evaluation |"),
+        pytest.param(overhead, [], "| evaluation |", marks=pytest.mark.slow),
         pytest.param(contamination, [], "| rote | 24 of 24 |", marks=pytest.mark.slow),
         (audit, [], "| two evaluations | 2,000 |"),
         pytest.param(generation, [], "| backend | 64 | 4 |", marks=pytest.mark.slow),
-        (gpu, ["--device", "cpu"], "| 1 | Hugging Face |"),
+        pytest.param(scale, [], "| 42 | 220 |", marks=pytest.mark.slow),
+        pytest.param(gpu, ["--device", "cpu"], "| 1 | Hugging Face |", marks=pytest.mark.slow),
     ],
 )
 def test_a_benchmark_runs_in_its_quick_form(benchmark, more, said, monkeypatch, tmp_path, capsys):

@@ -161,6 +161,7 @@ def test_a_readme_without_its_figure_is_named(root):
     assert "records/gone-12345678" in told(root)[0]
 
 
+@pytest.mark.slow
 def test_a_page_of_no_claim_is_named_and_goes(root):
     page = record_of(root) / "CLAIM-77.md"
     page.write_text("old", encoding="utf-8")
@@ -418,6 +419,7 @@ def test_holms_level_is_that_at_which_the_reports_verdict_turns(published):
 # Several trials, several claims on one record.
 
 
+@pytest.mark.slow
 def test_two_claims_on_one_record_have_a_page_each_and_a_claim_waits_for_all_its_trials(root):
     second = Claim(
         number=2, title="Another", source=SPURIOUS_REWARDS, published="nothing", trials=("six_rewards",), rule="None.",

@@ -151,6 +151,7 @@ def test_a_plain_script_pays_the_coins_of_the_arm(plain, name):
             assert paid[5] == float(coin < 0.5)
 
 
+@pytest.mark.slow
 def test_accelerate_launch_that_starts_one_process_of_two_is_refused(tmp_path):
     (tmp_path / "trial.toml").write_text(text("trl"))
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2"]
