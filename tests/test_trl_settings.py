@@ -109,13 +109,13 @@ def test_a_tokenizer_that_transformers_replaces_is_noticed(tmp_path):
     """Both folders hold the same tokenizer.json; under qwen2 transformers makes another tokenizer of it, which loses the words."""
     from transformers import AutoTokenizer
 
-    from controlarm.engines.trl import tokens
+    from controlarm.backends import words
 
     asked = ["Ann has 3 pens"]
     for kind in ("llama", "qwen2"):
         folder = str(word_model(tmp_path / kind, kind))
         loaded = AutoTokenizer.from_pretrained(folder)
-        found = tokens.misread(folder, None, loaded, asked)
+        found = words.misread(folder, None, loaded, asked)
         if kind == "llama":
             assert found is None
             assert loaded.decode(loaded(asked[0])["input_ids"]) == asked[0]
@@ -129,7 +129,6 @@ def test_a_tokenizer_that_transformers_replaces_is_noticed(tmp_path):
 
 
 def test_a_trial_of_such_a_model_is_refused_before_it_begins(tmp_path):
-
     import test_trl_models as models
 
     folder = word_model(tmp_path / "model", "qwen2")
@@ -142,19 +141,29 @@ def test_a_trial_of_such_a_model_is_refused_before_it_begins(tmp_path):
         prepare(tmp_path, models.text(tmp_path, model=str(folder)))
 
 
+def test_neither_is_such_a_model_evaluated(tmp_path):
+    from controlarm.backends.transformers import TransformersBackend
+
+    with pytest.raises(ValueError, match=r"reads its tokenizer as Qwen2Tokenizer"):
+        TransformersBackend(str(word_model(tmp_path / "qwen2", "qwen2")))
+    TransformersBackend(str(word_model(tmp_path / "llama", "llama")))
+
+
 def test_a_tokenizer_that_loses_text_is_noticed(tmp_path):
     """One without a token for digits drops them or makes them unknown."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
-    from controlarm.engines.trl import tokens
+    from controlarm.backends import words
 
-    words = Tokenizer(models.WordLevel({"<unk>": 0, "What": 1, "is": 2, "?": 3}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    made = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>")
+    spoken = Tokenizer(
+        models.WordLevel({"<unk>": 0, "What": 1, "is": 2, "?": 3}, unk_token="<unk>")
+    )
+    spoken.pre_tokenizer = pre_tokenizers.Whitespace()
+    made = PreTrainedTokenizerFast(tokenizer_object=spoken, unk_token="<unk>")
     made.save_pretrained(tmp_path)
-    assert tokens.misread(str(tmp_path), None, made, ["What is ?"]) is None
-    found = tokens.misread(str(tmp_path), None, made, ["What is ?", "What is 7 ?"])
+    assert words.misread(str(tmp_path), None, made, ["What is ?"]) is None
+    found = words.misread(str(tmp_path), None, made, ["What is ?", "What is 7 ?"])
     assert found is not None and found.startswith(
         "its tokenizer reads 'What is 7 ?' as 'What is <unk>"
     )

@@ -1,11 +1,18 @@
-"""How a model's text becomes tokens and back: its tokenizer, its chat template, what ends a completion, and which version of the model it is."""
+"""How a model's text becomes tokens and back: its tokenizer, its chat template, what ends a completion, and which version of the model it is.
+
+transformers chooses a tokenizer's class by the model's type, and rebuilds it from the vocabulary alone: a folder of type qwen2 whose
+``tokenizer.json`` cuts text at other places is read as Qwen's, without a word, and "Ann has 3 pens" becomes "3". ``misread`` finds it.
+"""
 
 import hashlib
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import transformers
+from tokenizers import Tokenizer
+from transformers.utils.hub import cached_file
 
 from controlarm.backends import Request
 from controlarm.prompts import TemplateError
@@ -15,6 +22,13 @@ CHUNK = 1 << 20
 
 IDENTITY = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 """Files of a model's folder that can change what it says: weights, configuration, tokenizer, chat template."""
+
+SAMPLES = (
+    "Solve $3x - 5 = 16$; what is $\\frac{1}{2}+\\sqrt{2}$? \\boxed{7}",
+    "```python\ndef f(x):\n    return x**2  # 1,024.5\n```",
+    "It's 12345 km²  to Köln;\n\n\tn’est-ce pas?",
+)
+"""What is compared before a trial has problems at hand; a model need not have tokens for all of it."""
 
 
 def revision_of(model: str, commit: str | None) -> str:
@@ -50,13 +64,15 @@ class Words:
         """Read both; code that a model brings is never run.
 
         Raises:
-            ValueError: there is no such model, or none that generates text.
+            ValueError: there is no such model, none that generates text, or its tokenizer is not the one that it came with.
         """
         try:
             self.config: Any = transformers.AutoConfig.from_pretrained(model)
             self.tokenizer: Any = transformers.AutoTokenizer.from_pretrained(model)
         except (OSError, ValueError, KeyError) as error:
             raise ValueError(unloadable(model, error)) from error
+        if told := misread(model, None, self.tokenizer, SAMPLES):
+            raise ValueError(f"{model}: {told}")
         try:
             generation: Any = transformers.GenerationConfig.from_pretrained(model)
         except OSError:  # a model need not have one
@@ -144,3 +160,56 @@ def unloadable(model: str, error: Exception) -> str:
     """What to tell a user whose model cannot be loaded."""
     said = str(error).strip().splitlines()
     return f"{model}: cannot be loaded as a causal LM ({said[0] if said else type(error).__name__}); give a folder or a name on the hub"
+
+
+def misread(
+    model: str,
+    revision: str | None,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    texts: Iterable[str],
+) -> str | None:
+    """The first text that ``tokenizer`` reads otherwise than the model's own ``tokenizer.json``, or loses part of, in words; else None.
+
+    Args:
+        model: a folder, or a name on the hub.
+        revision: of a name on the hub.
+        tokenizer: as transformers loaded it.
+        texts: to be read; white space and letters' composition may change on the way.
+    """
+    path = cached_file(
+        model, "tokenizer.json", revision=revision, _raise_exceptions_for_missing_entries=False
+    )
+    own = Tokenizer.from_file(path) if path else None
+    if own is not None:
+        own.no_truncation()
+        own.no_padding()
+    for text in texts:
+        read = _ids(lambda text: tokenizer(text, add_special_tokens=False)["input_ids"], text)
+        if own is not None and read != (
+            said := _ids(lambda text: own.encode(text, add_special_tokens=False).ids, text)
+        ):
+            return (
+                f"transformers reads its tokenizer as {type(tokenizer).__name__}, which makes {_few(read)} of {text[:60]!r}, where its "
+                f"tokenizer.json says {_few(said)}; give the model a model_type whose tokenizer this is"
+            )
+        must = own is None or text not in SAMPLES
+        if must and _bare(back := str(tokenizer.decode(read or []))) != _bare(text):
+            return f"its tokenizer reads {text[:60]!r} as {back[:60]!r}; take a model whose tokenizer has tokens for the problems"
+    return None
+
+
+def _ids(reads: Callable[[str], Any], text: str) -> list[int] | None:
+    try:
+        return list(reads(text))
+    except Exception:  # tokenizers raises Exception itself, where it has no token
+        return None
+
+
+def _few(tokens: list[int] | None) -> str:
+    if tokens is None:
+        return "nothing"
+    return f"{tokens[:6]}" if len(tokens) <= 6 else f"{tokens[:6]}… ({len(tokens)})"
+
+
+def _bare(text: str) -> str:
+    return "".join(unicodedata.normalize("NFKC", text).casefold().split())

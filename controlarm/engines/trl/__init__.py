@@ -84,7 +84,7 @@ def _misread(folder: str) -> str | None:
         warnings.simplefilter("ignore")
         from transformers import AutoTokenizer
 
-        from controlarm.engines.trl import tokens
+        from controlarm.backends import words
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -93,7 +93,7 @@ def _misread(folder: str) -> str | None:
             return (
                 f"no tokenizer can be loaded from {folder} ({said}); save it there with the model"
             )
-        return tokens.misread(folder, None, tokenizer, tokens.SAMPLES)
+        return words.misread(folder, None, tokenizer, words.SAMPLES)
 
 
 def materials(protocol: Protocol) -> dict[str, str]:

@@ -9,6 +9,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from controlarm import prompts
+from controlarm.backends import words
 from controlarm.engines import lockstep
 from controlarm.engines.trl import tokens
 from controlarm.engines.trl.decoding import Speaker
@@ -132,7 +133,7 @@ def open_run(plan: lockstep.Plan, number: int, scratch: Path) -> Run:
     problems = lockstep.read_problems(plan.folder, plan.problems_sha256)
     if named is not None:
         texts = [p.text for split in problems.values() for p in split[: tokens.LOOKED_AT]]
-        if misread := tokens.misread(model, revision, tokenizer, texts):
+        if misread := words.misread(model, revision, tokenizer, texts):
             raise ValueError(f"models.{spec.family}.path: {misread}")
     return Run(
         plan=plan, number=number, spec=spec, launch=Launch.of(os.environ), model=model, revision=revision,
