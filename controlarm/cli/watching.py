@@ -1,8 +1,8 @@
-"""Watching: watch."""
+"""Watching: watch, export-metrics."""
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -50,3 +50,49 @@ def watch(
             name = f"[{host}]" if ":" in host else host
             say(f"http://{name}:{listening.getsockname()[1]}/{'#token=TOKEN' if token else ''}")
             server.server(server.application(stage, host, token)).run(sockets=[listening])
+
+
+FOLLOW_EVERY = 5.0
+"""Seconds between two looks while a trial runs."""
+
+
+@app.command()
+def export_metrics(
+    folder: RunFolder,
+    to: Annotated[Literal["tensorboard", "wandb", "trackio"], typer.Option(help="Which tracker.", show_default=False)],
+    out: Annotated[Path | None, typer.Option(help="Folder of the tracker's files.", show_default="./tensorboard, ./wandb, or trackio's own")] = None,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until every run has ended.")] = False,
+) -> None:  # fmt: skip
+    """Copy a trial's numbers to TensorBoard, Weights & Biases or trackio.
+
+    Every column of the journals and the held-out metrics, a run each. What the tracker has is not sent again: the same
+    command, given again, adds what is new. Works beside a running trial, after it, on a copied folder and on a record.
+
+    Example: controlarm export-metrics runs/quick-1a2b3c4d --to tensorboard
+
+    Example: WANDB_MODE=offline controlarm export-metrics runs/quick-1a2b3c4d --to wandb --follow
+
+    Writes the tracker's files under OUT, or where the tracker keeps its own; nothing in FOLDER.
+    """
+    from controlarm.trackers import Export
+
+    with answering(stopped="stopped; run the same command to send the rest"):
+        watcher = watching.Watcher(folder)
+        export = Export(watcher, to, out)
+        sent = 0
+        try:
+            while True:
+                watcher.look(time.time())
+                sent += export.send()
+                if not follow or export.complete:
+                    break
+                time.sleep(FOLLOW_EVERY)
+        except ModuleNotFoundError as error:
+            refuse(f"{error.name} is not installed: pip install 'controlarm[{to}]'")
+        finally:
+            export.close()
+        for damage in watcher.damaged:
+            say(f"damaged, left out: {damage.file}: {damage.what}")
+        say(
+            f"{sent:,} points of {len(watcher.runs)} runs sent to {to}; what it had already was left alone"
+        )
