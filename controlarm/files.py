@@ -131,6 +131,19 @@ def sealed_line(values: Mapping[str, Any]) -> bytes:
     return seal(json.dumps({**values, "seal": BLANK}, allow_nan=False).encode())
 
 
+def unsealed(content: bytes) -> dict[str, Any]:
+    """The object of a sealed line or file, without its seal.
+
+    Raises:
+        ValueError: it is not what was written.
+    """
+    if not intact(content):
+        raise ValueError(CHANGED)
+    found = json.loads(content)
+    found.pop("seal", None)
+    return found
+
+
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write an object, sealed."""
     write_atomic(path, seal(json.dumps({**values, "seal": BLANK}, indent=1).encode()))
@@ -143,9 +156,7 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedFileError: when it is not what was written.
         OSError: when it cannot be read.
     """
-    found = json.loads(check(path))
-    found.pop("seal", None)
-    return found
+    return unsealed(check(path))
 
 
 def write_table(path: Path, table: pa.Table, **options: Any) -> str:  # noqa: ANN401  as pyarrow has them

@@ -60,10 +60,15 @@ class Progress:
     """Run's path → its numbers at its last step; all None once it has failed."""
     seconds: dict[str, list[float]] = field(default_factory=dict)
     """Stage → how long it took, each time."""
+    lost: int = 0
+    """Attempts of a fleet that did not get to their end."""
 
     def hear(self, report: Report) -> None:
         """Take in one report."""
         shard, stage = report["shard"], report["stage"]
+        if stage == "lost":
+            self.lost += 1
+            return
         self.steps[shard] = max(self.steps.get(shard, 0), report.get("step", 0))
         if stage == "finished":
             self.finished.add(shard)
@@ -114,6 +119,9 @@ class Progress:
         head = f"shard {shard + 1} of {len(self.shards)}, {self.shard_name(shard)}"
         if stage == "finished":
             return f"{head}: finished in {duration(report['seconds'])}"
+        if stage == "lost":
+            then = f"goes on from step {step}" if report["again"] else "is given up"
+            return f"{head}: lost on {report['node']}: {report['reason']}; it {then}"
         if stage == "labelled":
             return f"{head}: labelled by the base model in {duration(report['seconds'])}"
         if stage in ("evaluated", "probed"):
@@ -179,6 +187,7 @@ class Progress:
             f"about {duration(left)} left"
             if left is not None
             else "starting (the first step compiles)",
+            *([f"{self.lost} attempts lost"] if self.lost else []),
         ]
         return " · ".join(parts)
 

@@ -225,8 +225,16 @@ def make_plan(
     }
 
 
-def prepare(path: Path, root: Path, device: str) -> Prepared:
+def prepare(
+    path: Path, root: Path, device: str, restore: Callable[[Path], None] = lambda folder: None
+) -> Prepared:
     """Read the trial file and make its folder, or find the one that is already there.
+
+    Args:
+        path: the trial file.
+        root: where run folders stand.
+        device: where to compute, if the trial has not begun.
+        restore: called with a folder that has no plan, to put one there that was made elsewhere.
 
     Raises:
         ProtocolError: the trial file cannot be run; one line per problem.
@@ -243,6 +251,8 @@ def prepare(path: Path, root: Path, device: str) -> Prepared:
     with files.naming(folder):
         files.make_folder(folder)
     with files.locked(folder):
+        if not (folder / "plan.json").exists():
+            restore(folder)
         if not (folder / "plan.json").exists():
             _begin(folder, trial, path.read_bytes(), made_of, device)
         return Prepared(folder, trial, read_plan(folder, digest))
@@ -323,8 +333,8 @@ def run(
         TrialError: a worker stopped; the message is its reason. What was committed stays. Or this machine cannot
             continue what another began.
     """
-    _check_machine(prepared)
-    _note_machine(prepared)
+    check_machine(prepared)
+    _note_machine(prepared, waiting)
     _train(prepared, waiting, workers, show, lock)
 
 
@@ -349,8 +359,8 @@ def run_together(
             raise TrialError(
                 "trial.engine: lockstep trains in one process a shard and starts its own; run it without a launcher, with --workers"
             )
-        _check_machine(prepared)
-        _note_machine(prepared)
+        check_machine(prepared)
+        _note_machine(prepared, waiting)
     PartialState(cpu=not torch.cuda.is_available())
     told: list[Any] = [prepared, list(waiting)]
     broadcast_object_list(told)
@@ -367,10 +377,11 @@ def run_together(
             started, processor = time.perf_counter(), time.process_time()
             ENGINES[prepared.protocol.trial.engine](engine_plan(prepared), number, kept)
             if trl.Launch.of(os.environ).rank == 0:
-                kept(_finished_report(number, started, processor))
+                kept(finished_report(number, started, processor))
 
 
-def _finished_report(number: int, started: float, processor: float) -> dict[str, Any]:
+def finished_report(number: int, started: float, processor: float) -> dict[str, Any]:
+    """The last report of a shard, with wall and processor seconds since two clocks were read."""
     return {
         "stage": "finished",
         "shard": number,
@@ -379,7 +390,7 @@ def _finished_report(number: int, started: float, processor: float) -> dict[str,
     }
 
 
-def _check_machine(prepared: Prepared) -> None:
+def check_machine(prepared: Prepared) -> None:
     """A trial ends as it began, compiled or not, on the same kind of device: other programs round differently."""
     plan, where = prepared.plan, prepared.folder / "plan.json"
     if plan["compiled"] and not has_compiler():
@@ -394,14 +405,28 @@ def _check_machine(prepared: Prepared) -> None:
         )
 
 
-def _note_machine(prepared: Prepared) -> None:
+def _note_machine(prepared: Prepared, waiting: Sequence[int]) -> None:
     """Keep every environment that a trial ran in; two of them round differently, and the report says so."""
     path = prepared.folder / "environment.json"
-    began = files.read_json(path)
-    known = {began["fingerprint"], *(e["fingerprint"] for e in began.get("continued", []))}
     here = environment(prepared.plan["device"], prepared.protocol.trial.engine)
+    note_environment(path, here)
+    if "fleet" in files.read_json(path):
+        for number in waiting:
+            note_environment(path, here, number)
+
+
+def note_environment(path: Path, here: dict[str, Any], shard: int | None = None) -> None:
+    """Keep an environment in ``environment.json``, once, and of a fleet's shard which ones it ran in."""
+    before = files.read_json(path)
+    began = json.loads(json.dumps(before))
+    known = {began["fingerprint"], *(e["fingerprint"] for e in began.get("continued", []))}
     if here["fingerprint"] not in known:
         began.setdefault("continued", []).append(here)
+    if shard is not None:
+        ran = began.setdefault("fleet", {}).setdefault(f"{shard:03d}", [])
+        if here["fingerprint"] not in ran:
+            ran.append(here["fingerprint"])
+    if began != before:
         files.write_json(path, began)
 
 
@@ -594,7 +619,7 @@ def _work(prepared: Prepared, tasks: Any, reports: Any, parent: int, lock: Conne
                 }
             )
             return
-        reports.put(_finished_report(number, started, processor))
+        reports.put(finished_report(number, started, processor))
 
 
 def explain(error: Exception) -> str:

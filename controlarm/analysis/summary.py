@@ -12,7 +12,7 @@ import numpy as np
 from controlarm.analysis import contrasts, dynamics, tables, wording
 from controlarm.analysis.folder import BASE, UNKNOWN, FolderError, Trial, read_plan, read_trial
 from controlarm.analysis.tables import Case, Endpoint, Row
-from controlarm.protocol import runs, told
+from controlarm.protocol import RunSpec, runs, told
 
 VERSION = 1
 
@@ -177,11 +177,34 @@ def notes(trial: Trial, found: Row, sibling: list[Row]) -> list[str]:
     most = dynamics.points_for(len(trial.runs))
     if any(len(run.journal["step"]) > most for run in trial.runs):
         lines.append(f"Training curves show {most} points, each a mean over the steps since the one before.")  # fmt: skip
-    if others := trial.environment.get("continued"):
+    for shard, why in sorted(trial.environment.get("given_up", {}).items()):
+        names = ", ".join(RunSpec(**trial.plan["runs"][run]).path for run in trial.plan["shards"][int(shard)])  # fmt: skip
+        lines.append(f"Shard {int(shard) + 1} of {len(trial.plan['shards'])} was given up: {why}. One of its runs may be the cause, and all of them are unfinished ({names}); the same command tries it again.")  # fmt: skip
+    if trial.environment.get("fleet"):
+        lines.append(repeats(trial.environment))
+    elif others := trial.environment.get("continued"):
         lines.append(f"{len(others)} other environment{'s' if len(others) > 1 else ''} continued this trial: its runs are not all of one machine, and need not repeat bit for bit.")  # fmt: skip
     if sibling:
         lines.append(f"{len(sibling)} other run folders of a trial of this name have another digest: {', '.join(s['folder'] for s in sibling)}.")  # fmt: skip
     return lines
+
+
+NEUTRAL = {"cores", "commit", "fingerprint", "continued", "fleet", "given_up"}
+"""Of an environment, what does not change how it rounds: a run has one thread."""
+
+
+def repeats(environment: Mapping[str, Any]) -> str:
+    """How far a fleet's numbers repeat: by the environments that its shards ran in."""
+    known = {one["fingerprint"]: one for one in (environment, *environment.get("continued", []))}
+    ran = {mark for marks in environment["fleet"].values() for mark in marks}
+    kinds = {
+        json.dumps({k: v for k, v in known[mark].items() if k not in NEUTRAL}, sort_keys=True)
+        for mark in ran if mark in known
+    }  # fmt: skip
+    names = "; ".join(sorted({str(known[mark].get("processor")) for mark in ran if mark in known}))
+    if len(kinds) == 1:
+        return f"A fleet trained the shards, on machines of one kind ({names}): from the same plan on that kind the journals repeat byte for byte."
+    return f"A fleet trained the shards on machines of {len(kinds)} kinds ({names}), which round differently: run again, the trial is equal in distribution, not byte for byte."
 
 
 def summarise(folder: Path) -> Row:

@@ -41,7 +41,34 @@ if TYPE_CHECKING:
 
 @app.command()
 def run(
-    trial_file: TrialFile, runs: Runs = Path("runs"), workers: Workers = None, device: Device = None
+    trial_file: TrialFile,
+    runs: Runs = Path("runs"),
+    workers: Workers = None,
+    device: Device = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS",
+            help="Shards as tasks of a Ray cluster: local starts one here, auto or host:port is one that runs.",
+            show_default="no cluster",
+        ),
+    ] = None,
+    depot: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="With --ray: where machines leave what they commit, as fsspec names it (s3://…); the run folder's copy stands there at the end.",
+            show_default="the run folder, which all machines then must see",
+        ),
+    ] = None,
+    resources: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME=NUMBER,…",
+            help="With --ray: what each task is promised.",
+            show_default="CPU=1, on CUDA also GPU=1",
+        ),
+    ] = None,
 ) -> None:
     """Run a trial to its report, or continue it.
 
@@ -50,8 +77,10 @@ def run(
 
     Example: controlarm run trials/quick.toml
 
+    Example: controlarm run trials/quick.toml --ray auto --depot s3://bucket/runs
+
     Writes runs/<trial>-<digest>/: journals, rollouts, evaluations, checkpoints; at the end report.html and report.json.
-    """
+    """  # fmt: skip
     stopped = "stopped; run the same command to continue"
     with answering(stopped=stopped):
         from controlarm import trial
@@ -62,6 +91,18 @@ def run(
             if launch.rank > 0:
                 trial.run_together(None, [], lambda report: None)
                 return
+            if ray is not None:
+                if launch.processes > 1:
+                    raise trial.TrialError(
+                        "--ray: starts its own processes; run it without a launcher"
+                    )
+                _run_fleet(trial_file, runs, workers, device, ray, depot, resources)
+                return
+            for name, value in (("--depot", depot), ("--resources", resources)):
+                if value is not None:
+                    raise trial.TrialError(
+                        f"{name}: does nothing without --ray; add that, or leave it out"
+                    )
             default = _default_device()
             if device == "cuda" and default != "cuda":
                 raise trial.TrialError(
@@ -69,22 +110,14 @@ def run(
                 )
             prepared = trial.prepare(trial_file, runs, device or default)
             if device and prepared.plan["device"] != device:
-                raise trial.TrialError(
-                    f"{prepared.folder / 'plan.json'}: the trial began on {prepared.plan['device']}, not {device}, and a "
-                    f"trial stays on its device; leave --device out, or choose another --runs folder"
-                )
+                raise trial.TrialError(_stays(prepared, device))
             with files.locked(prepared.folder) as lock:
                 waiting = trial.unfinished(prepared)
                 count = min(workers or usable_cores(), max(1, len(waiting)))
                 count = 1 if launch.processes > 1 else count
                 _introduce(prepared, waiting, count)
                 if waiting:
-                    progress = Progress(
-                        protocol=prepared.protocol,
-                        specs=[RunSpec(**spec) for spec in prepared.plan["runs"]],
-                        shards=prepared.plan["shards"], waiting=waiting, workers=count,
-                    )  # fmt: skip
-                    with watching(progress, Console()) as show:
+                    with watching(_progress(prepared, waiting, count), Console()) as show:
                         if launch.processes > 1:
                             trial.run_together(prepared, waiting, show)
                         else:
@@ -94,6 +127,82 @@ def run(
                 page, found = trial.finish(prepared)
             _conclude(page, found)
             say(f"it took {duration(time.monotonic() - began)}")
+
+
+def _run_fleet(
+    trial_file: Path, runs: Path, workers: int | None, device: Literal["cpu", "cuda"] | None,
+    address: str, url: str | None, wanted: str | None,
+) -> None:  # fmt: skip
+    """The same on a cluster; exit code 1 where a shard was given up."""
+    from controlarm import fleet, trial
+    from controlarm.depot import Depot
+
+    began = time.monotonic()
+    fleet.ray_here()
+
+    def depot_of(folder: Path) -> Depot:
+        return Depot(f"{url.rstrip('/')}/{folder.name}" if url else str(folder.resolve()))
+
+    def restore(folder: Path) -> None:
+        fleet.restore(depot_of(folder), folder)
+
+    begin_on = device or _default_device()
+    prepared = trial.prepare(trial_file, runs, begin_on, restore if url else lambda folder: None)
+    if device and prepared.plan["device"] != device:
+        raise trial.TrialError(_stays(prepared, device))
+    with files.locked(prepared.folder):
+        depot = depot_of(prepared.folder)
+        fleet.gather(prepared, depot)
+        waiting = trial.unfinished(prepared)
+        given_up: dict[int, str] = {}
+        if waiting:
+            with fleet.cluster(address, workers) as ray:
+                task = fleet.resources(wanted, prepared.plan["device"])
+                room = fleet.places(ray, task)
+                most = min(room if workers is None else workers, len(waiting))
+                _introduce(prepared, waiting, most)
+                say(
+                    f"fleet: {address}, {', '.join(f'{k}={v:g}' for k, v in task.items())} a task; depot {depot.url}"
+                )
+                progress = _progress(prepared, waiting, min(most, room))
+                with watching(progress, Console()) as show:
+                    one = fleet.Fleet(
+                        ray=ray,
+                        prepared=prepared,
+                        depot=depot,
+                        wanted=task,
+                        most=workers,
+                        show=show,
+                    )
+                    given_up = one.run(waiting)
+        else:
+            _introduce(prepared, waiting, 1)
+        page, found = trial.finish(prepared)
+        if not given_up:
+            fleet.conclude(depot, prepared.folder)
+    _conclude(page, found)
+    for number, reason in sorted(given_up.items()):
+        say(
+            f"given up: shard {number + 1} of {len(prepared.plan['shards'])}: {reason}; run the same command to try it again"
+        )
+    say(f"it took {duration(time.monotonic() - began)}")
+    if given_up:
+        raise typer.Exit(1)
+
+
+def _progress(prepared: "Prepared", waiting: list[int], workers: int) -> Progress:
+    return Progress(
+        protocol=prepared.protocol,
+        specs=[RunSpec(**spec) for spec in prepared.plan["runs"]],
+        shards=prepared.plan["shards"], waiting=waiting, workers=workers,
+    )  # fmt: skip
+
+
+def _stays(prepared: "Prepared", device: str) -> str:
+    return (
+        f"{prepared.folder / 'plan.json'}: the trial began on {prepared.plan['device']}, not {device}, and a "
+        f"trial stays on its device; leave --device out, or choose another --runs folder"
+    )
 
 
 def _launch() -> "Launch":
