@@ -151,7 +151,9 @@ def test_every_tracker_is_read_back():
     assert READERS.keys() == TRACKERS.keys()
 
 
-@pytest.mark.parametrize("tracker", READERS)
+@pytest.mark.parametrize(
+    "tracker", ["tensorboard", pytest.param("wandb", marks=pytest.mark.slow), "trackio"]
+)
 def test_a_tracker_holds_what_the_files_say_once(trial, tmp_path, place, tracker):
     """Sent while the trial grows, each time by a process that knows nothing of the one before, then twice at the end."""
     pytest.importorskip(tracker)

@@ -142,7 +142,7 @@ def test_looking_often_and_looking_once_find_the_same(trial, tmp_path):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
         assert watcher.look(NOW)
-        if number in (0, 1, 4):
+        if number in (0, 4):
             assert all(part.build(sight) is not None for part in PARTS)
     assert not watcher.look(NOW)
     assert known(watcher) == known(seen(trial))
@@ -210,9 +210,9 @@ def test_what_is_no_run_folder_is_refused(tmp_path, copy):
 
 
 def test_a_record_is_shown_and_says_what_it_lacks():
-    page = watch.export(RECORDS / "quick-e90168d7", NOW)
-    assert "63 of 63 runs finished" in page and "a record keeps none of training" in page
-    assert page.count("<svg") > 40
+    page = watch.export(RECORDS / "crosscheck_trl-6564f224", NOW)
+    assert "24 of 24 runs finished" in page and "a record keeps none of training" in page
+    assert page.count("<svg") > 20
 
 
 # The time that is left.
