@@ -16,7 +16,7 @@ trial: setup  ## the quick trial, from nothing to its report
 	@$(BIN)/controlarm run trials/quick.toml
 
 test: setup
-	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow"
+	@$(BIN)/python -m pytest -n auto --dist loadfile -m "not slow" --durations=20
 
 test-slow: setup  ## what would make `make test` too long: kills and stops at many instants, two processes, benchmarks in their quick form
 	@$(BIN)/python -m pytest -n auto --dist loadfile -m slow
