@@ -33,6 +33,9 @@ from controlarm.trial import Prepared, TrialError
 BARREN = 3
 """Attempts in a row that may commit nothing new; then a shard is given up. However often machines are lost, what moves goes on."""
 
+REASON = 500
+"""Characters that are kept of why an attempt was lost: a reward's own words may be long."""
+
 LOOK_EVERY = 5.0
 """Seconds between looks at who drives: a task of a driver that was replaced ends, and so does the driver."""
 
@@ -523,7 +526,7 @@ class Fleet:
     def _lost(self, one: _Try, reason: str) -> dict[str, Any]:
         """Try again, at once the next, unless that has led nowhere before."""
         self._tries.remove(one)
-        number = one.number
+        number, reason = one.number, reason[:REASON]
         self._barren[number] = 0 if one.moved else self._barren[number] + 1
         report = {"stage": "lost", "shard": number, "step": one.step, "node": one.node, "reason": reason}  # fmt: skip
         if self._barren[number] < BARREN:
