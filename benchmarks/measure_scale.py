@@ -7,9 +7,6 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
 PROTOCOL = """
 [trial]
 name = "scale"
@@ -60,10 +57,9 @@ def protocol(recipes: int, units: int) -> str:
 
 def main() -> None:
     """Make the folder, then measure what reads it."""
-    from fabricate import fabricate
-
     from controlarm import report
     from controlarm.analysis import summary
+    from tests.fabricate import fabricate
 
     result, recipes, units = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
     folder = result.with_suffix("") / "scale"
