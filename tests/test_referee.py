@@ -96,7 +96,7 @@ def test_a_pair_that_takes_too_long_is_unknown_and_the_next_one_is_answered():
         assert time.monotonic() - began < 60
         assert said["0.123456", slow] is None
         assert hasty.tally.late >= 1
-    with Referee(workers=1) as patient:
+    with Referee(workers=1, deadline=60.0) as patient:
         assert patient.equal("(x+1)^2", "x^2+2x+1") is True
 
 
@@ -183,7 +183,7 @@ def test_a_bound_on_processor_time_that_somebody_set_is_kept():
     code = (
         "import resource\nfrom controlarm.referee import Referee\n"
         "resource.setrlimit(resource.RLIMIT_CPU, (600, 600))\n"
-        "with Referee(workers=1) as r:\n    assert r.equal('x+1', '1+x') is True\n"
+        "with Referee(workers=1, deadline=60.0) as r:\n    assert r.equal('x+1', '1+x') is True\n"
     )
     drop = ["setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource"]
     able = (
@@ -286,7 +286,7 @@ def rows(name: str) -> list[dict]:
     )
 
 
-def test_where_the_referee_errs_on_the_cases_of_math_verify_it_errs_itself(judge: Referee):
+def test_where_the_referee_errs_on_the_cases_of_math_verify_it_errs_itself():
     """So it is at least as accurate, with no false positive beyond; without the cases that ask for other options."""
     from math_verify import parse, verify
 
@@ -301,7 +301,8 @@ def test_where_the_referee_errs_on_the_cases_of_math_verify_it_errs_itself(judge
         else row["gold"]
         for row in cases
     ]
-    ours = judge.grade([(row["pred"], gold) for row, gold in zip(cases, golds, strict=True)])
+    with Referee(workers=1, deadline=60.0) as patient:  # the machine may be busy
+        ours = patient.grade([(row["pred"], gold) for row, gold in zip(cases, golds, strict=True)])
     errors = [row for row, grade in zip(cases, ours, strict=True) if (grade.lenient == "right") != row["expected"]]  # fmt: skip
     assert len(cases) == 250
     assert len(errors) <= 3
