@@ -17,39 +17,25 @@ class Undisturbed(NamedTuple):
     """What the command took."""
 
 
-class Made(NamedTuple):
-    place: Path
-    seconds: float
-
-
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Made:
-    """A trial that nobody disturbed, by one worker; of the processes that test at once the first makes it for all."""
+def place(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder with a trial file, organisms and the trial that nobody disturbed; of the processes that test at once the first makes it for all."""
     own = tmp_path_factory.mktemp("faults") / "place"
     shared = own if worker_id == "master" else tmp_path_factory.getbasetemp().parent / "undisturbed"
     with FileLock(f"{shared}.lock"):
-        told = shared / "seconds"
-        if not told.exists():
+        if not (shared / "seconds").exists():
             command.make_place(shared)
             began = time.monotonic()
             command.whole(shared, "undisturbed", workers=1)
-            told.write_text(str(time.monotonic() - began))
-    if shared != own:
-        shutil.copytree(shared, own)
-    return Made(own, float(told.read_text()))
+            (shared / "seconds").write_text(str(time.monotonic() - began))
+    return own if shared == own else shutil.copytree(shared, own)
 
 
 @pytest.fixture(scope="session")
-def place(made: Made) -> Path:
-    """A folder with a trial file and organisms."""
-    return made.place
-
-
-@pytest.fixture(scope="session")
-def undisturbed(made: Made) -> Undisturbed:
-    """What was killed and stopped is ended by two workers, and compared with this."""
-    (folder,) = (made.place / "undisturbed").glob("small-*")
-    return Undisturbed(folder, made.seconds)
+def undisturbed(place: Path) -> Undisturbed:
+    """By one worker; what was killed and stopped is ended by two, and compared with this."""
+    (folder,) = (place / "undisturbed").glob("small-*")
+    return Undisturbed(folder, float((place / "seconds").read_text()))
 
 
 @pytest.fixture
