@@ -77,7 +77,8 @@ class Depot:
             if isinstance(source, bytes):
                 files.write_atomic(Path(target), source)
             else:
-                _copy(source, Path(target))
+                with source.open("rb") as content, files.replacing(Path(target)) as file:
+                    shutil.copyfileobj(content, file, CHUNK)
         elif isinstance(source, bytes):
             self._fs.pipe_file(target, source)
         else:
@@ -112,7 +113,7 @@ class Depot:
             FileNotFoundError: it is not there.
             DamagedFileError: its content is not what was committed.
         """
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        partial = files.partial_of(target)
         files.make_folder(target.parent)
         found = hashlib.sha256()
         try:
@@ -291,17 +292,3 @@ def shared_files(folder: Path) -> Iterator[str]:
     """What is made of a base once and used by all of its runs: labels, and probes of the base."""
     for path in [*folder.glob("labels/*.parquet"), *folder.glob("bases/*/probes/*.parquet")]:
         yield path.relative_to(folder).as_posix()
-
-
-def _copy(source: Path, target: Path) -> None:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with files.naming(target):
-        files.make_folder(target.parent)
-        try:
-            shutil.copyfile(source, partial)
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
-        files.sync_folder(target.parent)

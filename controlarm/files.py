@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -49,17 +49,33 @@ def naming(path: Path) -> Iterator[None]:
 
 
 def write_atomic(path: Path, content: bytes) -> None:
-    """Write to a neighbour, flush to disk, then rename: a reader sees the old file or the new one, never half.
+    """Write a file whole or not at all.
 
     Raises:
         OSError: when it cannot be written; it names the file, and what was there before stays.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with replacing(path) as file:
+        file.write(content)
+
+
+def partial_of(path: Path) -> Path:
+    """The neighbour that a file is written to before it gets its name."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """What is written in this block goes to a neighbour, is flushed to disk, then renamed: a reader sees the old file or the new one, never half.
+
+    Raises:
+        OSError: when it cannot be written; it names the file, and what was there before stays.
+    """
+    partial = partial_of(path)
     with naming(path):
         make_folder(path.parent)
         try:
             with partial.open("wb") as file:
-                file.write(content)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)

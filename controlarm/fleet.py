@@ -413,7 +413,7 @@ class Fleet:
                     (one,) = (one for one in self._tries if one.stream is stream)
                     for report in self._next(one):
                         with files.naming(path):
-                            times.write(_row(report))
+                            times.write(trial.times_row(report))
                         self.show(report)
                 if time.monotonic() - looked > LOOK_EVERY:
                     looked = time.monotonic()
@@ -581,11 +581,6 @@ def _note_given_up(folder: Path, number: int, reason: str | None) -> None:
         del after["given_up"]
     if after != before:
         files.write_json(path, after)
-
-
-def _row(report: Mapping[str, Any]) -> bytes:
-    kept = {k: v for k, v in report.items() if k != "runs"} | {"time": time.time()}
-    return json.dumps(kept).encode() + b"\n"
 
 
 def _why(ray: Any, error: Exception) -> str:  # noqa: ANN401  a module

@@ -369,8 +369,7 @@ def run_together(
     with (prepared.folder / "times.jsonl").open("ab", buffering=0) as times:
 
         def kept(report: dict[str, Any]) -> None:
-            row = {k: v for k, v in report.items() if k != "runs"} | {"time": time.time()}
-            times.write(json.dumps(row).encode() + b"\n")
+            times.write(times_row(report))
             show(report)
 
         for number in waiting:
@@ -378,6 +377,12 @@ def run_together(
             ENGINES[prepared.protocol.trial.engine](engine_plan(prepared), number, kept)
             if trl.Launch.of(os.environ).rank == 0:
                 kept(finished_report(number, started, processor))
+
+
+def times_row(report: Mapping[str, Any]) -> bytes:
+    """A line of ``times.jsonl``: what a report says but for its runs, and when it came."""
+    kept = {k: v for k, v in report.items() if k != "runs"} | {"time": time.time()}
+    return json.dumps(kept).encode() + b"\n"
 
 
 def finished_report(number: int, started: float, processor: float) -> dict[str, Any]:
@@ -553,9 +558,8 @@ def _listen(
             if report["stage"] == "error":
                 raise TrialError(report["reason"])
             done += report["stage"] == "finished"
-            kept = {k: v for k, v in report.items() if k != "runs"} | {"time": time.time()}
             with files.naming(path):
-                times.write(json.dumps(kept).encode() + b"\n")
+                times.write(times_row(report))
             show(report)
 
 

@@ -17,9 +17,6 @@ from transformers.utils.hub import cached_file
 from controlarm.backends import Request
 from controlarm.prompts import TemplateError
 
-CHUNK = 1 << 20
-"""Bytes of a file that are hashed at once."""
-
 IDENTITY = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.model", "*.txt")
 """Files of a model's folder that can change what it says: weights, configuration, tokenizer, chat template."""
 
@@ -42,11 +39,9 @@ def revision_of(model: str, commit: str | None) -> str:
         whole = hashlib.sha256()
         paths = sorted({path for pattern in IDENTITY for path in folder.glob(pattern)})
         for path in paths:
-            digest = hashlib.sha256()
             with path.open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-            whole.update(f"{path.name} {digest.hexdigest()}\n".encode())
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            whole.update(f"{path.name} {digest}\n".encode())
         return f"sha256-{whole.hexdigest()}"
     if commit is None:
         raise ValueError(f"{model}: the hub gave no commit for it; download it and give the folder")
