@@ -357,7 +357,7 @@ def test_answers_are_classed_by_value_over_all_parts(tmp_path):
         name="said", problems=problems, prompt="none", template=prompts.TEMPLATES["none"], temperature=1.0, top_p=1.0, max_tokens=9,
         seed=1,
     )  # fmt: skip
-    with Referee(workers=1) as referee:
+    with Referee(workers=1, deadline=60.0) as referee:
         for samples in (3, 5, 8):  # a class that a part has named goes on in the next
             place = benchmark.fill(
                 benchmark.Plan(**values, num_samples=samples), Parrot(), tmp_path, 4, referee

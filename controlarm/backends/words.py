@@ -48,6 +48,15 @@ def revision_of(model: str, commit: str | None) -> str:
     return commit
 
 
+def chat_of(tokenizer: Any) -> Callable[[str], str] | None:  # noqa: ANN401  as transformers makes them
+    """A user's message → the prompt for it; None where the tokenizer has no chat template."""
+    if not tokenizer.chat_template:
+        return None
+    return lambda text: tokenizer.apply_chat_template(
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+    )
+
+
 class UnreadableTextError(ValueError):
     """A text with something in it that the tokenizer has no token for."""
 
@@ -73,18 +82,12 @@ class Words:
         except OSError:  # a model need not have one
             generation = self.config
         self.revision = revision_of(model, getattr(self.config, "_commit_hash", None))
-        self.chat = self._chat if self.tokenizer.chat_template else None
+        self.chat = chat_of(self.tokenizer)
         self.context: int | None = getattr(self.config, "max_position_embeddings", None)
         """Most tokens of prompt and completion; None: unlimited."""
         self.end_ids = self._end_ids(getattr(generation, "eos_token_id", None))
         pad = self.tokenizer.pad_token_id
         self.pad_id: int = pad if pad is not None else min(self.end_ids, default=0)
-
-    def _chat(self, text: str) -> str:
-        """The prompt for one user's message."""
-        return self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
-        )
 
     def _end_ids(self, configured: int | list[int] | None) -> set[int]:
         """Tokens that end a completion: the generation config's, the tokenizer's, and what the chat template puts behind an answer.

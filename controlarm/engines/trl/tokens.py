@@ -6,6 +6,7 @@ from typing import Any
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from controlarm import prompts
+from controlarm.backends import words
 
 LOOKED_AT = 256
 """Problems of each split whose tokens are compared before a run."""
@@ -15,14 +16,7 @@ def encode(
     tokenizer: PreTrainedTokenizerBase, template: prompts.Template, problem_text: str
 ) -> list[int]:
     """A problem's prompt in tokens; a chat template brings its own special tokens."""
-
-    def chat(said: str) -> str:
-        turn = [{"role": "user", "content": said}]
-        text = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
-        assert isinstance(text, str)
-        return text
-
-    asked = prompts.prompt(template, problem_text, chat if tokenizer.chat_template else None)
+    asked = prompts.prompt(template, problem_text, words.chat_of(tokenizer))
     found: Any = tokenizer(asked.text, add_special_tokens=not asked.has_special)["input_ids"]
     return list(found)
 
